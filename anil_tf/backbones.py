@@ -1,0 +1,152 @@
+"""Backbones of the few-shot literature: images in, one feature vector an image out.
+
+Each takes the pixels as they are stored (0 to 255) and scales them inside, so that a client sends
+the bytes it has. Any other Keras model from images to `[B, D]` serves as well.
+"""
+
+from collections.abc import Callable
+
+import keras
+
+from anil_tf.normalization import BatchNormalization
+
+Shape = tuple[int, int, int]
+
+
+def _pixels(input_shape: Shape, invert: bool) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """The input and its pixels scaled to 0..1; `invert` makes ink on paper bright on black.
+
+    With inversion the paper is zero, which is what the convolutions pad with.
+    """
+    image = keras.Input(input_shape, name="image")
+    scale, offset = (-1 / 255, 1.0) if invert else (1 / 255, 0.0)
+    return image, keras.layers.Rescaling(scale, offset, name="pixels")(image)
+
+
+def _convolution(x: keras.KerasTensor, filters: int, name: str, **kwargs: int) -> keras.KerasTensor:
+    kernel_size = kwargs.pop("kernel_size", 3)
+    # No bias: the normalisation that follows has its own.
+    x = keras.layers.Conv2D(
+        filters, kernel_size, padding="same", use_bias=False, name=f"{name}_conv", **kwargs
+    )(x)
+    return BatchNormalization(momentum=0.95, epsilon=1e-3, name=f"{name}_norm")(x)
+
+
+def _features(x: keras.KerasTensor, pooling: bool) -> keras.KerasTensor:
+    layer = keras.layers.GlobalAveragePooling2D if pooling else keras.layers.Flatten
+    return layer(name="features")(x)
+
+
+def conv4(
+    input_shape: Shape = (84, 84, 3),
+    filters: int = 32,
+    blocks: int = 4,
+    pooling: bool = False,
+    invert: bool = False,
+) -> keras.Model:
+    """Four blocks of 3x3 convolution, batch norm, 2x2 max-pooling and ReLU (Vinyals et al. 2016).
+
+    ReLU comes after the pooling: the same function as before it, on a quarter of the values.
+
+    Args:
+        input_shape: Height, width, channels.
+        filters: Of every convolution: 32 for mini-ImageNet (Ravi & Larochelle 2017), else 64.
+        blocks: How many.
+        pooling: Average the last map over its positions (D = filters) instead of flattening it.
+        invert: Dark ink on light paper.
+
+    Returns:
+        A model `[B, H, W, C] -> [B, D]`.
+    """
+    image, x = _pixels(input_shape, invert)
+    for block in range(1, blocks + 1):
+        x = _convolution(x, filters, f"block{block}")
+        x = keras.layers.MaxPooling2D(name=f"block{block}_pool")(x)
+        x = keras.layers.ReLU(name=f"block{block}_relu")(x)
+    return keras.Model(image, _features(x, pooling), name="conv4")
+
+
+def conv4_strided(
+    input_shape: Shape = (28, 28, 1),
+    filters: int = 64,
+    blocks: int = 4,
+    pooling: bool = True,
+    invert: bool = False,
+) -> keras.Model:
+    """Four blocks of strided 3x3 convolution, batch norm and ReLU: MAML's Omniglot network.
+
+    Args:
+        input_shape: Height, width, channels.
+        filters: Of every convolution.
+        blocks: How many.
+        pooling: Average the last map over its positions (D = filters), as MAML does, instead of
+            flattening it.
+        invert: Dark ink on light paper.
+
+    Returns:
+        A model `[B, H, W, C] -> [B, D]`.
+    """
+    image, x = _pixels(input_shape, invert)
+    for block in range(1, blocks + 1):
+        x = _convolution(x, filters, f"block{block}", strides=2)
+        x = keras.layers.ReLU(name=f"block{block}_relu")(x)
+    return keras.Model(image, _features(x, pooling), name="conv4_strided")
+
+
+def resnet12(
+    input_shape: Shape = (84, 84, 3),
+    filters: int = 64,
+    pooling: bool = True,
+    invert: bool = False,
+) -> keras.Model:
+    """ResNet-12 of few-shot learning (Oreshkin et al. 2018; widths as in Lee et al. 2019).
+
+    Four residual blocks of three 3x3 convolutions, widths 1, 2.5, 5 and 10 times `filters`,
+    LeakyReLU(0.1), 2x2 max-pooling after each block; DropBlock is left out.
+
+    Args:
+        input_shape: Height, width, channels.
+        filters: Width of the first block.
+        pooling: Average the last map over its positions (D = 10 filters).
+        invert: Dark ink on light paper.
+
+    Returns:
+        A model `[B, H, W, C] -> [B, D]`.
+    """
+    image, x = _pixels(input_shape, invert)
+    for block, widening in enumerate((1, 2.5, 5, 10), start=1):
+        width, name = int(widening * filters), f"block{block}"
+        shortcut = _convolution(x, width, f"{name}_shortcut", kernel_size=1)
+        for layer in (1, 2, 3):
+            x = _convolution(x, width, f"{name}_{layer}")
+            if layer == 3:
+                x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+            x = keras.layers.LeakyReLU(negative_slope=0.1, name=f"{name}_{layer}_relu")(x)
+        x = keras.layers.MaxPooling2D(padding="same", name=f"{name}_pool")(x)
+    return keras.Model(image, _features(x, pooling), name="resnet12")
+
+
+def mlp(input_shape: tuple[int, ...] = (1,), units: int = 40, layers: int = 2) -> keras.Model:
+    """A multi-layer perceptron: the body of MAML's sinusoid regressor (Finn et al. 2017).
+
+    Args:
+        input_shape: Shape of one input.
+        units: Of every hidden layer.
+        layers: How many.
+
+    Returns:
+        A model `[B, ...] -> [B, units]`.
+    """
+    inputs = keras.Input(input_shape, name="image")
+    x = keras.layers.Flatten(name="flatten")(inputs)
+    for layer in range(1, layers + 1):
+        x = keras.layers.Dense(units, activation="relu", name=f"dense{layer}")(x)
+    return keras.Model(inputs, x, name="mlp")
+
+
+BACKBONES: dict[str, Callable[..., keras.Model]] = {
+    "conv4": conv4,
+    "conv4_strided": conv4_strided,
+    "resnet12": resnet12,
+    "mlp": mlp,
+}

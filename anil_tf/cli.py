@@ -1,0 +1,125 @@
+"""The command line `anil`: names its commands, imports one when it is called, words its errors.
+
+A command lives beside the code that it runs (`training/cli.py`, `export/cli.py`). Only its name and
+its line of help stand here, so that `anil --help` needs neither Keras nor TensorFlow.
+"""
+
+import errno
+import importlib
+import os
+from typing import Any
+
+import click
+
+import anil_tf
+
+# TensorFlow's notes about the processor are of no use to somebody who waits for an accuracy.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+COMMANDS = {
+    "train": ("anil_tf.training.cli:train", "Meta-train a model by a recipe."),
+    "evaluate": ("anil_tf.training.cli:evaluate", "Measure a run or a bundle on new classes."),
+    "export": ("anil_tf.export.cli:export", "Turn a run into a bundle for devices and servers."),
+    "verify": ("anil_tf.export.cli:verify", "Hold every runtime of a bundle to the reference."),
+    "adapt": ("anil_tf.export.cli:adapt", "Learn new classes from folders of images."),
+    "predict": ("anil_tf.export.cli:predict", "Name the classes of images by an adapted head."),
+    "datasets": ("anil_tf.training.cli:datasets", "List what can be trained on."),
+}
+
+
+class LazyCommand(click.Command):
+    """A command's name and line of help; the command itself is imported when it is called.
+
+    Args:
+        name: what the user types.
+        target: where the command is, as `"module:attribute"`.
+        short_help: its line in the list of commands.
+    """
+
+    def __init__(self, name: str, target: str, short_help: str):
+        super().__init__(name, short_help=short_help)
+        self.target = target
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Returns the context of the command proper: Click goes on with that one."""
+        module, attribute = self.target.split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command.make_context(info_name, args, parent=parent, **extra)
+
+
+class UserError(click.ClickException):
+    """A mistake of the user, shown as `Error: ...`."""
+
+    exit_code = 2
+
+
+class CommandLine(click.Group):
+    """A group that tells the user's mistakes in one line each, exit status 2, without a traceback.
+
+    Library code raises `ValueError` and `OSError` for what the user can put right. Any other
+    exception is a fault of the program and keeps its traceback.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the names in the order of the work, not of the alphabet."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command.
+
+        Raises:
+            UserError: the command raised a `ValueError` or an `OSError`.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # `anil ... | head`: Click ends it quietly
+            raise UserError(describe(error)) from error
+
+
+def describe(error: Exception) -> str:
+    """Returns the error in one line.
+
+    A pydantic `ValidationError` becomes `key: what is wrong. Received: value`, its errors joined by
+    semicolons; an error of the operating system `file: what is wrong`.
+    """
+    # The classes cannot be named here: they would cost every start the import of pydantic.
+    if callable(details := getattr(error, "errors", None)):
+        text = "; ".join(_describe_field(field) for field in details())
+    elif isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
+def _describe_field(field: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in field["loc"])
+    text = field["msg"].removeprefix("Value error, ")
+    value = field.get("input")
+    # Of a missing key the input is the whole table, which says nothing.
+    if "Received:" not in text and not isinstance(value, dict):
+        text = f"{text.rstrip('.')}. Received: {value!r}"
+    return f"{key}: {text}" if key else text
+
+
+@click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(anil_tf.__version__, prog_name="anil")
+def main() -> None:
+    """Few-shot learning that ships: meta-train, export, and learn new classes on the device."""
+
+
+for _name, (_target, _short_help) in COMMANDS.items():
+    main.add_command(LazyCommand(_name, _target, _short_help))

@@ -1,0 +1,101 @@
+"""`ClassImages`: the images of several classes, in memory as unsigned bytes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+Shape = tuple[int, int, int]
+
+
+def to_array(image: Image.Image, image_shape: Shape) -> np.ndarray:
+    """Brings a picture to the model's shape, in training and on the device alike.
+
+    Args:
+        image: Any Pillow image.
+        image_shape: Height, width and channels (1: grey, 3: RGB).
+
+    Returns:
+        uint8 `[H, W, C]`.
+
+    Raises:
+        ValueError: Channels other than 1 or 3.
+    """
+    height, width, channels = image_shape
+    if channels not in (1, 3):
+        raise ValueError(f"Images have 1 or 3 channels. Received: image_shape={image_shape}")
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(image, np.uint8).reshape(image_shape)
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """Images grouped by class.
+
+    Attributes:
+        images: uint8 `[n, H, W, C]`; the images of class 0, then those of class 1, ...
+        counts: int64 `[classes]`, how many each has.
+        names: One name a class.
+    """
+
+    images: np.ndarray
+    counts: np.ndarray
+    names: tuple[str, ...]
+
+    @classmethod
+    def from_arrays(
+        cls, images: np.ndarray, labels: np.ndarray, names: Sequence[str] | None = None
+    ) -> "ClassImages":
+        """Groups labelled images.
+
+        Args:
+            images: uint8 `[n, H, W, C]` (or `[n, H, W]` for grey).
+            labels: Integers `[n]`.
+            names: Name of each label; the labels themselves by default. Labels without an image
+                are dropped.
+
+        Raises:
+            ValueError: Shapes or dtypes do not fit.
+        """
+        images, labels = np.asarray(images), np.asarray(labels)
+        if images.ndim == 3:
+            images = images[..., np.newaxis]
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise ValueError(
+                "images must be uint8 [n, H, W, C] with pixels from 0 to 255. "
+                f"Received: {images.dtype} {list(images.shape)}"
+            )
+        if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"labels must be integers [{len(images)}], one an image. "
+                f"Received: {labels.dtype} {list(labels.shape)}"
+            )
+        present, counts = np.unique(labels, return_counts=True)
+        if names is not None and len(present) and (present[0] < 0 or present[-1] >= len(names)):
+            raise ValueError(
+                f"labels must lie in 0..{len(names) - 1}. Received: {present[0]}..{present[-1]}"
+            )
+        order = np.argsort(labels, kind="stable")
+        label_names = present if names is None else [names[label] for label in present]
+        return cls(images[order], counts.astype(np.int64), tuple(map(str, label_names)))
+
+    @property
+    def starts(self) -> np.ndarray:
+        """int64 `[classes]`: where each class begins in `images`."""
+        return np.concatenate([[0], np.cumsum(self.counts)[:-1]]).astype(np.int64)
+
+    def of(self, index: int) -> np.ndarray:
+        """The images of one class, uint8 `[count, H, W, C]`."""
+        start = self.starts[index]
+        return self.images[start : start + self.counts[index]]
+
+    def select(self, indices: Sequence[int]) -> "ClassImages":
+        """Some of the classes, in the order given."""
+        return ClassImages(
+            np.concatenate([self.of(index) for index in indices]),
+            self.counts[list(indices)],
+            tuple(self.names[index] for index in indices),
+        )

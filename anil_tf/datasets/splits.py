@@ -1,0 +1,81 @@
+"""Disjoint classes for training, validation and test."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+SPLITS = ("train", "val", "test")
+
+
+def random_split(
+    names: Sequence[str], sizes: Sequence[float] = (64, 16, 20), seed: int = 0
+) -> dict[str, list[str]]:
+    """Shuffles the classes and cuts them in three.
+
+    Args:
+        names: All classes; their order does not matter.
+        sizes: Shares of train, val and test, scaled to the number of classes: `(1100, 100, 423)`
+            of 1,623 characters gives exactly these numbers.
+        seed: Of the shuffle.
+
+    Returns:
+        Class names of each split.
+
+    Raises:
+        ValueError: Not three positive shares, or a split would have no class.
+    """
+    if len(sizes) != 3 or min(sizes) <= 0:
+        raise ValueError(
+            f"split sizes are three positive shares, train, val and test. Received: {sizes}"
+        )
+    ordered = sorted(names)
+    shuffled = [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
+    cuts = np.rint(np.cumsum(sizes) / np.sum(sizes) * len(shuffled)).astype(int)
+    parts = np.split(np.array(shuffled, object), cuts[:2])
+    if not all(map(len, parts)):
+        raise ValueError(
+            f"{len(names)} classes are too few for splits of shares {tuple(sizes)}: "
+            f"Received: {[len(part) for part in parts]} classes in train, val and test"
+        )
+    return {split: list(part) for split, part in zip(SPLITS, parts, strict=True)}
+
+
+def csv_split(folder: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    """Reads `train.csv`, `val.csv` and `test.csv`: a `label` column, one class or one image a row.
+
+    These are the files that Ravi & Larochelle (2017) publish for mini-ImageNet; only their labels
+    are used.
+
+    Args:
+        folder: Where the three files lie.
+        names: All classes there are images of.
+
+    Returns:
+        Class names of each split.
+
+    Raises:
+        ValueError: A file has no `label` column, names an unknown class, or shares one with another
+            split.
+        FileNotFoundError: A file is missing.
+    """
+    split: dict[str, list[str]] = {}
+    owner: dict[str, str] = {}
+    for part in SPLITS:
+        path = folder / f"{part}.csv"
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            if "label" not in (rows.fieldnames or ()):
+                raise ValueError(
+                    f"{path} needs a 'label' column. Received: columns {rows.fieldnames}"
+                )
+            classes = sorted({row["label"] for row in rows})
+        for name in classes:
+            if name not in names:
+                raise ValueError(f"{path} names class {name!r}, of which there is no image")
+            if name in owner:
+                raise ValueError(f"class {name!r} is in both {owner[name]} and {part}")
+            owner[name] = part
+        split[part] = classes
+    return split

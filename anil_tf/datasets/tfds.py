@@ -1,0 +1,56 @@
+"""Classes from any TFDS data set that has an image and a label."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+from tqdm.auto import tqdm
+
+from anil_tf.datasets.images import ClassImages, Shape, to_array
+
+
+def read_tfds(
+    name: str, subsets: Sequence[str], image_shape: Shape, data_dir: Path | None = None
+) -> ClassImages:
+    """Reads the images of some TFDS splits, grouped by label.
+
+    What is not prepared yet TFDS prepares first; that needs a network for all but `glyphs`.
+
+    Args:
+        name: As in `tfds.load`: `"omniglot"`, `"cifar100"`, `"glyphs"`, ...
+        subsets: TFDS splits to pool, such as `("train", "test")`.
+        image_shape: Height, width, channels that every image is brought to.
+        data_dir: Where TFDS keeps its data; TFDS's own default otherwise.
+
+    Raises:
+        ValueError: The data set is unknown, or has no `image` and `label`, or lacks a split.
+    """
+    if name == "glyphs":
+        import anil_tf.datasets.glyphs  # noqa: F401  registers the builder with TFDS
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise ValueError(f"TFDS knows no data set {name!r}. `anil datasets` lists some") from error
+    missing = {"image", "label"} - set(builder.info.features)
+    if missing:
+        raise ValueError(
+            f"{name} has no {sorted(missing)} feature. Received: {builder.info.features}"
+        )
+    builder.download_and_prepare()
+    unknown = set(subsets) - set(builder.info.splits)
+    if unknown:
+        raise ValueError(
+            f"{name} has no split {sorted(unknown)}. Received splits: {sorted(builder.info.splits)}"
+        )
+
+    total = sum(builder.info.splits[subset].num_examples for subset in subsets)
+    images, labels = np.empty((total, *image_shape), np.uint8), np.empty(total, np.int64)
+    examples = tfds.as_numpy(builder.as_dataset("+".join(subsets)))
+    progress = tqdm(examples, f"Reading {name}", total, unit="", leave=False, disable=None)
+    for row, example in enumerate(progress):
+        image = example["image"]
+        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        images[row], labels[row] = to_array(picture, image_shape), example["label"]
+    return ClassImages.from_arrays(images, labels, builder.info.features["label"].names)

@@ -1,0 +1,176 @@
+"""Episodes: few-shot tasks drawn by index from a seed, so that any of them can be drawn again."""
+
+import numpy as np
+import tensorflow as tf
+
+from anil_tf.datasets.images import ClassImages
+
+
+class _Sampler:
+    """Turns `draw(index)` into data sets of known length."""
+
+    def draw(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One episode as tensors."""
+        raise NotImplementedError
+
+    def episode(self, index: int) -> dict[str, np.ndarray]:
+        """Episode `index`: arrays `support_x [M, ...]`, `support_y [M]`, `query_x`, `query_y`."""
+        episode = self.draw(tf.constant(index, tf.int64))
+        return {name: tensor.numpy() for name, tensor in episode.items()}
+
+    def dataset(self, batches: int, tasks: int, start: int = 0) -> tf.data.Dataset:
+        """Meta-batches of consecutive episodes, for `fit` and `evaluate`.
+
+        Episode `start` is the first; batch `b` holds episodes `start + b * tasks` and on. A run
+        that stopped after `b` batches goes on with `start + b * tasks`.
+
+        Args:
+            batches: How many; the data set's cardinality.
+            tasks: Episodes a batch, T.
+            start: Index of the first episode.
+
+        Returns:
+            Elements `({"support_x": [T, M, ...], "support_y": [T, M], "query_x": [T, Q, ...]},
+            query_y [T, Q])`.
+        """
+
+        def split(episode: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+            inputs = {name: episode[name] for name in ("support_x", "support_y", "query_x")}
+            return inputs, episode["query_y"]
+
+        # A known range of indices: with a generator of unknown length Keras would run a phantom
+        # step an epoch.
+        indices = tf.data.Dataset.range(start, start + batches * tasks)
+        episodes = indices.map(self.draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return episodes.batch(tasks, drop_remainder=True).map(split).prefetch(tf.data.AUTOTUNE)
+
+
+class EpisodeSampler(_Sampler):
+    """N-way K-shot classification tasks.
+
+    Episode i draws N distinct classes and, in each, K support and Q other query images. The draw
+    depends on `(seed, i)` alone.
+
+    Args:
+        data: The classes to draw from.
+        ways: Classes a task, N.
+        shots: Support images a class, K.
+        queries: Query images a class, Q.
+        seed: Of all draws.
+        rotations: Turn each drawn class by a random multiple of 90 degrees, which makes new
+            classes of drawn characters (Santoro et al. 2016); as in MAML's code the characters of
+            an episode are distinct, so that no two of its classes are turns of each other.
+
+    Raises:
+        ValueError: Too few classes, too few images in one (it is named), or rotation of images
+            that are not square.
+    """
+
+    def __init__(
+        self,
+        data: ClassImages,
+        ways: int,
+        shots: int,
+        queries: int,
+        seed: int = 0,
+        rotations: bool = False,
+    ) -> None:
+        for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1. Received: {name}={value}")
+        if len(data.names) < ways:
+            raise ValueError(
+                f"{ways}-way episodes need at least {ways} classes. "
+                f"Received: {len(data.names)} classes"
+            )
+        scarcest = int(np.argmin(data.counts))
+        if data.counts[scarcest] < shots + queries:
+            raise ValueError(
+                f"{shots} shots and {queries} queries need {shots + queries} images a class. "
+                f"Received: class {data.names[scarcest]!r} with {data.counts[scarcest]}"
+            )
+        height, width = data.images.shape[1:3]
+        if rotations and height != width:
+            raise ValueError(f"rotations need square images. Received: {height}x{width}")
+        self.data = data
+        self.ways, self.shots, self.queries = ways, shots, queries
+        self.seed, self.rotations = seed, rotations
+        with tf.device("CPU"):
+            self._images = tf.constant(data.images)
+            self._counts, self._starts = tf.constant(data.counts), tf.constant(data.starts)
+
+    def draw(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One episode; see `episode`."""
+        class_seed, image_seed, turn_seed = _seeds(self.seed, index, 3)
+        classes = _distinct(class_seed, tf.fill([1], len(self.data.names)), self.ways)[0]
+        rows = _distinct(image_seed, tf.gather(self._counts, classes), self.shots + self.queries)
+        rows += tf.gather(self._starts, classes)[:, tf.newaxis]
+        images = tf.gather(self._images, rows)  # [N, K + Q, H, W, C]
+        if self.rotations:
+            turns = tf.random.stateless_uniform([self.ways], turn_seed, 0, 4, tf.int32)
+            images = _rotate(images, turns)
+        labels = tf.range(self.ways)
+        flat = [-1, *self.data.images.shape[1:]]
+        return {
+            "support_x": tf.reshape(images[:, : self.shots], flat),
+            "support_y": tf.repeat(labels, self.shots),
+            "query_x": tf.reshape(images[:, self.shots :], flat),
+            "query_y": tf.repeat(labels, self.queries),
+        }
+
+
+class SinusoidSampler(_Sampler):
+    """Regression of sine waves (Finn et al. 2017, section 5.1).
+
+    Amplitude in [0.1, 5], phase in [0, pi], inputs in [-5, 5].
+
+    Args:
+        shots: Support points, K.
+        queries: Query points, Q.
+        seed: Of all draws.
+    """
+
+    def __init__(self, shots: int, queries: int, seed: int = 0) -> None:
+        self.shots, self.queries, self.seed = shots, queries, seed
+
+    def draw(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One episode; inputs and targets are float32 `[K, 1]` and `[Q, 1]`."""
+        wave_seed, x_seed = _seeds(self.seed, index, 2)
+        amplitude, phase = tf.unstack(
+            tf.random.stateless_uniform([2], wave_seed, [0.1, 0.0], [5.0, np.pi])
+        )
+        x = tf.random.stateless_uniform([self.shots + self.queries, 1], x_seed, -5.0, 5.0)
+        y = amplitude * tf.sin(x - phase)
+        return {
+            "support_x": x[: self.shots],
+            "support_y": y[: self.shots],
+            "query_x": x[self.shots :],
+            "query_y": y[self.shots :],
+        }
+
+
+def _seeds(seed: int, index: tf.Tensor, count: int) -> list[tf.Tensor]:
+    """Independent seeds for the draws of one episode."""
+    pair = tf.stack([tf.constant(seed, tf.int64), index])
+    return tf.unstack(tf.random.experimental.stateless_split(pair, count))
+
+
+def _distinct(seed: tf.Tensor, counts: tf.Tensor, draws: int) -> tf.Tensor:
+    """For each count n, `draws` different integers below n, in random order: `[len, draws]`."""
+    counts = tf.cast(counts, tf.int32)
+    width = tf.reduce_max(counts)
+    keys = tf.random.stateless_uniform([tf.size(counts), width], seed)
+    keys = tf.where(tf.range(width) < counts[:, tf.newaxis], keys, -1.0)
+    return tf.cast(tf.math.top_k(keys, draws).indices, tf.int64)
+
+
+def _rotate(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
+    """Turns the images of each class, `[N, S, H, W, C]`, by `turns[n]` times 90 degrees."""
+    upside_down = images[:, :, ::-1, ::-1]
+    half = tf.where(_per_class(turns >= 2), upside_down, images)
+    quarter = tf.transpose(half, [0, 1, 3, 2, 4])[:, :, ::-1]
+    return tf.where(_per_class(turns % 2 == 1), quarter, half)
+
+
+def _per_class(flags: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(flags, [-1, 1, 1, 1, 1])

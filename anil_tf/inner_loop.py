@@ -1,0 +1,163 @@
+"""The inner loop: fit a head to a task's support set by a few steps of gradient descent.
+
+Two forms of the same computation (Raghu et al. 2020, section 4.1; Finn et al. 2017, equation 1):
+
+- `tape_loop` differentiates the support loss with a `tf.GradientTape`, for any head.
+- `gram_loop` is the dual form for a linear head. Every update of a linear head lies in the span
+  of the support features X, so it is enough to follow the logits S = X w + b and the coefficients
+  A of that span, with G = X X' + 1 (the 1 is the bias):
+
+      repeat k times:   R = dL/dS;   S <- S - rate G R;   A <- A - rate R
+      w_k = w_0 + X' A,   b_k = b_0 + 1' A
+
+  It is exact, a step costs O(M^2 N) whatever the feature size, and it takes the gradient of the
+  logits only. It is what training uses by default and what the exporter writes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from anil_tf.losses import RowLoss, mean_over_rows
+
+Tensors = Sequence[tf.Tensor]
+
+
+def tape_loop(
+    support_loss: Callable[[Tensors], tf.Tensor],
+    parameters: Tensors,
+    learning_rate: tf.Tensor | float,
+    steps: int,
+    first_order: bool = False,
+) -> list[tf.Tensor]:
+    """Gradient descent on `support_loss`, differentiable by an outer tape.
+
+    Args:
+        support_loss: Takes the parameters, returns the loss of each task, `[T]`. Each task may
+            depend on its own slice of the parameters alone, so that the gradient of the sum is
+            every task's own gradient.
+        parameters: Tensors `[T, ...]`, one slice a task.
+        learning_rate: Scalar.
+        steps: How many updates, known when the graph is built.
+        first_order: Stop the outer gradient at the inner gradients (first-order MAML).
+
+    Returns:
+        The adapted parameters, shapes as given.
+    """
+    adapted = [tf.convert_to_tensor(value) for value in parameters]
+    for _ in range(steps):
+        with tf.GradientTape() as tape:
+            tape.watch(adapted)
+            loss = tf.reduce_sum(support_loss(adapted))
+        gradients = tape.gradient(loss, adapted, unconnected_gradients="zero")
+        if first_order:
+            gradients = [tf.stop_gradient(gradient) for gradient in gradients]
+        adapted = [
+            value - tf.cast(learning_rate, value.dtype) * gradient
+            for value, gradient in zip(adapted, gradients, strict=True)
+        ]
+    return adapted
+
+
+def gram_matrix(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    """Inner products of rows, plus one for the bias: `[..., A, D], [..., B, D] -> [..., A, B]`."""
+    return tf.matmul(left, right, transpose_b=True) + 1.0
+
+
+def gram_loop(
+    gram: tf.Tensor,
+    logits: tf.Tensor,
+    residual: Callable[[tf.Tensor], tf.Tensor],
+    learning_rate: tf.Tensor | float,
+    steps: int | tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The Gram recurrence.
+
+    Args:
+        gram: `[..., M, M]`, from `gram_matrix(support, support)`.
+        logits: `[..., M, N]`, the support's logits under the initial head.
+        residual: Maps logits to dL/dlogits, zero in rows that do not count.
+        learning_rate: Scalar.
+        steps: A Python int is unrolled; an int32 scalar tensor becomes a `tf.while_loop`.
+
+    Returns:
+        The adapted logits and the coefficients A, both `[..., M, N]`.
+    """
+
+    def step(logits: tf.Tensor, coefficients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        update = learning_rate * residual(logits)
+        return logits - tf.matmul(gram, update), coefficients - update
+
+    coefficients = tf.zeros_like(logits)
+    if isinstance(steps, int):
+        for _ in range(steps):
+            logits, coefficients = step(logits, coefficients)
+        return logits, coefficients
+
+    _, logits, coefficients = tf.while_loop(
+        lambda count, *_: count < steps,
+        lambda count, logits, coefficients: (count + 1, *step(logits, coefficients)),
+        (tf.constant(0, tf.int32), logits, coefficients),
+        shape_invariants=(tf.TensorShape([]), logits.shape, logits.shape),
+    )
+    return logits, coefficients
+
+
+class LinearAdaptation(NamedTuple):
+    """A linear head fitted to each task, in its dual form: `w = w_0 + X' A`, `b = b_0 + 1' A`."""
+
+    support: tf.Tensor
+    kernel: tf.Tensor
+    bias: tf.Tensor
+    coefficients: tf.Tensor
+
+    def logits(self, query: tf.Tensor) -> tf.Tensor:
+        """Logits of query features `[T, Q, D]`, without forming the adapted kernel: `[T, Q, N]`."""
+        initial = tf.matmul(query, self.kernel) + self.bias[..., tf.newaxis, :]
+        return initial + tf.matmul(gram_matrix(query, self.support), self.coefficients)
+
+    def head(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """The adapted kernels `[T, D, N]` and biases `[T, N]`."""
+        kernel = self.kernel + tf.matmul(self.support, self.coefficients, transpose_a=True)
+        return kernel, self.bias + tf.reduce_sum(self.coefficients, axis=-2)
+
+
+def adapt_linear(
+    support: tf.Tensor,
+    labels: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor,
+    loss: RowLoss,
+    learning_rate: tf.Tensor | float,
+    steps: int | tf.Tensor,
+    first_order: bool = False,
+) -> LinearAdaptation:
+    """Fit a linear head to each task's support features, in the Gram form.
+
+    Args:
+        support: Features, `[T, M, D]`.
+        labels: Integers `[T, M]` (padding outside `0..N-1`), or float targets `[T, M, N]`.
+        kernel: Initial kernels, `[T, D, N]` or `[D, N]`.
+        bias: Initial biases, `[T, N]` or `[N]`.
+        loss: A row loss of `(labels, logits)`.
+        learning_rate: Scalar.
+        steps: How many updates.
+        first_order: Stop the outer gradient at the inner gradients.
+
+    Returns:
+        The adaptation, differentiable with respect to every float argument.
+    """
+    logits = tf.matmul(support, kernel) + bias[..., tf.newaxis, :]
+
+    def residual(logits: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            task_losses = tf.reduce_sum(mean_over_rows(loss, labels, logits))
+        gradient = tape.gradient(task_losses, logits)
+        return tf.stop_gradient(gradient) if first_order else gradient
+
+    _, coefficients = gram_loop(
+        gram_matrix(support, support), logits, residual, learning_rate, steps
+    )
+    return LinearAdaptation(support, kernel, bias, coefficients)

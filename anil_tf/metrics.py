@@ -1,0 +1,110 @@
+"""Accuracy over episodes, with its 95% confidence interval."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from anil_tf.losses import mean_squared_error
+
+_NORMAL_95 = 1.96
+
+
+def mean_and_ci95(values: ArrayLike) -> tuple[float, float]:
+    """Mean and half-width of its 95% confidence interval, by the normal approximation.
+
+    Args:
+        values: One figure an episode, at least two.
+
+    Returns:
+        `(mean, 1.96 * standard deviation / sqrt(episodes))`.
+
+    Raises:
+        ValueError: Fewer than two values: an interval needs a spread.
+    """
+    array = np.asarray(values, np.float64)
+    if array.size < 2:
+        raise ValueError(f"A confidence interval needs at least 2 episodes. Received: {array.size}")
+    return float(array.mean()), float(_NORMAL_95 * array.std(ddof=1) / np.sqrt(array.size))
+
+
+class _OverEpisodes(keras.metrics.Metric):
+    """Collects one figure an episode: how many, their sum and their sum of squares."""
+
+    def __init__(self, name: str, **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self._count, self._sum, self._squares = (
+            self.add_variable((), "zeros", name=part) for part in ("count", "sum", "squares")
+        )
+
+    def rows(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """The figure of each query, `[T, Q]`."""
+        raise NotImplementedError
+
+    def update_state(
+        self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
+    ) -> None:
+        """Adds `T` episodes of `Q` queries; weights are `[T]` or `[T, Q]`."""
+        rows = tf.cast(self.rows(y_true, tf.convert_to_tensor(y_pred)), self.dtype)
+        weights = tf.ones_like(rows)
+        if sample_weight is not None:
+            sample_weight = tf.cast(sample_weight, self.dtype)
+            if sample_weight.shape.rank == 1:
+                sample_weight = sample_weight[:, tf.newaxis]
+            weights *= sample_weight
+        weight = tf.reduce_sum(weights, axis=1)
+        episodes = tf.math.divide_no_nan(tf.reduce_sum(weights * rows, axis=1), weight)
+        counted = tf.cast(weight > 0, self.dtype)
+        self._count.assign_add(tf.reduce_sum(counted))
+        self._sum.assign_add(tf.reduce_sum(counted * episodes))
+        self._squares.assign_add(tf.reduce_sum(counted * tf.square(episodes)))
+
+    def result(self) -> tf.Tensor:
+        """The mean over episodes."""
+        return tf.math.divide_no_nan(tf.convert_to_tensor(self._sum), self._count)
+
+
+@keras.saving.register_keras_serializable(package="anil_tf")
+class EpisodeAccuracy(_OverEpisodes):
+    """Share of queries classified right, averaged over episodes.
+
+    `y_true` are integers `[T, Q]`, `y_pred` logits `[T, Q, N]`.
+    """
+
+    def __init__(self, name: str = "accuracy", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def rows(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """1 where the largest logit is the label's."""
+        predicted = tf.argmax(y_pred, axis=-1, output_type=tf.int32)
+        return predicted == tf.cast(y_true, tf.int32)
+
+
+@keras.saving.register_keras_serializable(package="anil_tf")
+class EpisodeAccuracyCI95(EpisodeAccuracy):
+    """Half-width of the 95% confidence interval of `EpisodeAccuracy`, over episodes."""
+
+    def __init__(self, name: str = "accuracy_ci95", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def result(self) -> tf.Tensor:
+        """1.96 standard errors."""
+        count = tf.convert_to_tensor(self._count)
+        mean = tf.math.divide_no_nan(tf.convert_to_tensor(self._sum), count)
+        spread = tf.maximum(self._squares - count * tf.square(mean), 0.0)
+        variance = tf.math.divide_no_nan(spread, count - 1.0)
+        return _NORMAL_95 * tf.sqrt(tf.math.divide_no_nan(variance, count))
+
+
+@keras.saving.register_keras_serializable(package="anil_tf")
+class EpisodeMeanSquaredError(_OverEpisodes):
+    """Squared error of regression episodes; `y_true` and `y_pred` are floats `[T, Q, N]`."""
+
+    def __init__(self, name: str = "mse", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def rows(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """Squared error of each query, averaged over the outputs."""
+        return mean_squared_error(tf.cast(y_true, y_pred.dtype), y_pred)

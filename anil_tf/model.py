@@ -1,0 +1,313 @@
+"""`ANIL`, a Keras model whose call adapts its head to a support set and answers the queries."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import keras
+import tensorflow as tf
+
+from anil_tf import losses
+from anil_tf.heads import HeadInit, KerasHead, LinearHead, map_tasks
+from anil_tf.inner_loop import adapt_linear, tape_loop
+from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
+
+InnerLoop = Literal["auto", "tape", "gram"]
+Norm = Literal["batch", "task"]
+
+
+@keras.saving.register_keras_serializable(package="anil_tf")
+class ANIL(keras.Model):
+    """Almost No Inner Loop (Raghu et al., ICLR 2020, https://arxiv.org/abs/1909.09157).
+
+    Meta-learns a backbone and a head. The inner loop adapts **only the head** to a task's support
+    set; the outer loop trains backbone, head and, when asked, the inner learning rate, through
+    that adaptation. Train it with `compile` and `fit` like any Keras model:
+
+        model = ANIL(backbones.conv4_strided((28, 28, 1)), ways=5, head_init="shared")
+        model.compile("adam", metrics=[EpisodeAccuracy()])
+        model.fit(sampler.dataset(batches=1000, tasks=8))
+
+    An element of the data set is `({"support_x": [T, M, ...], "support_y": [T, M] int32,
+    "query_x": [T, Q, ...]}, query_y [T, Q] int32)`: T tasks of M support and Q query rows.
+    Without a loss in `compile`, the queries' loss is the inner loop's.
+
+    Args:
+        backbone: A Keras model from inputs `[B, ...]` to features `[B, D]`.
+        ways: Classes of a task (or outputs of a regression).
+        head_init: `"per_class"`, one learned column a class, as in the paper; or `"shared"`, one
+            column for all: order does not matter, any number of classes when adapting.
+        inner_steps: Gradient steps of the inner loop, in training and by default afterwards.
+        inner_lr: Their learning rate, or its initial value when learned.
+        learn_inner_lr: Train the rate in the outer loop (its logarithm, so that it stays positive;
+            Li et al. 2017, Meta-SGD, with one rate).
+        first_order: Leave out second derivatives.
+        inner_loop: `"gram"` (exact and fast, linear head), `"tape"` (any head), or `"auto"`.
+        loss: `"cross_entropy"`, `"mse"`, or a function of `(labels, logits)` giving each row's
+            loss; a function is registered with Keras by its author if the model is to be saved.
+        norm: `"batch"`: batch norm uses the statistics of the whole meta-batch in training and
+            moving averages afterwards (inductive: what is exported is what was evaluated).
+            `"task"`: always the statistics of the images at hand, support and query apart, as in
+            the paper's code (transductive).
+        head: A Keras layer to adapt in place of the linear head, from `[M, D]` to `[M, ways]`.
+
+    Raises:
+        ValueError: An argument is out of its range, or two of them exclude each other.
+    """
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        ways: int = 5,
+        head_init: HeadInit = "per_class",
+        inner_steps: int = 5,
+        inner_lr: float = 0.1,
+        learn_inner_lr: bool = False,
+        first_order: bool = False,
+        inner_loop: InnerLoop = "auto",
+        loss: str | losses.RowLoss = "cross_entropy",
+        norm: Norm = "batch",
+        head: keras.layers.Layer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # Inputs are not cast to the model's dtype: under mixed precision the backbone casts its
+        # own, and adaptation and regression targets stay in float32.
+        super().__init__(autocast=False, **kwargs)
+        self.loss_name = loss if isinstance(loss, str) else None
+        self.row_loss = losses.get(loss)
+        fewest = 2 if self.row_loss is losses.cross_entropy else 1
+        if ways < fewest:
+            raise ValueError(f"ways must be at least {fewest}. Received: ways={ways}")
+        if inner_steps < 0:
+            raise ValueError(f"inner_steps must not be negative. Received: {inner_steps}")
+        if not inner_lr > 0:
+            raise ValueError(f"inner_lr must be positive. Received: inner_lr={inner_lr}")
+        for name, value, kind in (("inner_loop", inner_loop, InnerLoop), ("norm", norm, Norm)):
+            if value not in get_args(kind):
+                raise ValueError(f"{name} must be one of {get_args(kind)}. Received: {value!r}")
+        if head is not None and inner_loop == "gram":
+            raise ValueError(
+                "inner_loop='gram' needs the linear head. Use 'auto' or 'tape' with head=..."
+            )
+
+        self.backbone = backbone
+        self.head = LinearHead(ways, head_init) if head is None else KerasHead(head)
+        self.ways = ways
+        self.head_init = head_init
+        self.inner_steps = inner_steps
+        self.learn_inner_lr = learn_inner_lr
+        self.first_order = first_order
+        self.inner_loop = inner_loop
+        self.norm = norm
+        self._initial_inner_lr = inner_lr
+        self._query_loss = losses.QueryLoss(self.row_loss)
+        self._before = (
+            EpisodeMeanSquaredError(name="mse_before_adaptation")
+            if self.row_loss is losses.mean_squared_error
+            else EpisodeAccuracy(name="accuracy_before_adaptation")
+        )
+        self.log_inner_lr = self.add_weight(
+            name="log_inner_lr",
+            shape=(),
+            initializer=keras.initializers.Constant(math.log(inner_lr)),
+            dtype="float32",
+            trainable=learn_inner_lr,
+        )
+        if backbone.built and getattr(backbone, "inputs", None):  # Functional or Sequential
+            self._build_head(backbone.output_shape)
+            self.built = True
+
+    @property
+    def inner_lr(self) -> tf.Tensor:
+        """The inner loop's learning rate, a float32 scalar."""
+        return tf.exp(tf.convert_to_tensor(self.log_inner_lr))
+
+    def build(self, input_shape: dict[str, tuple[int | None, ...]]) -> None:
+        """Builds a backbone that was not, and the head on it."""
+        if not self.head.built:
+            images = (None, *input_shape["support_x"][2:])
+            if not self.backbone.built:
+                self.backbone.build(images)
+            self._build_head(self.backbone.compute_output_shape(images))
+        self.built = True
+
+    def _build_head(self, features_shape: tuple[int | None, ...]) -> None:
+        if len(features_shape) != 2 or features_shape[-1] is None:
+            raise ValueError(
+                "The backbone must give one feature vector an image, [B, D] with a known D. "
+                f"Received: output shape {features_shape}. Add GlobalAveragePooling2D or Flatten."
+            )
+        self.head.build(features_shape)
+
+    # The four parts that also make the exported signatures.
+
+    def features(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Features `[B, D]` in float32 of images `[B, ...]`."""
+        if self.norm == "batch":
+            outputs = self.backbone(images, training=training)
+        else:
+            # Batch statistics always. Stateless, so that evaluation changes no moving average.
+            outputs, _ = self.backbone.stateless_call(
+                [tf.convert_to_tensor(weight) for weight in self.backbone.trainable_variables],
+                [tf.convert_to_tensor(state) for state in self.backbone.non_trainable_variables],
+                images,
+                training=True,
+            )
+        return tf.cast(outputs, tf.float32)
+
+    def initial_head(self, ways: int | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """The linear head before adaptation: kernel `[D, ways]`, bias `[ways]`."""
+        return self.head.initial(ways)
+
+    def adapt_head(
+        self,
+        support: tf.Tensor,
+        labels: tf.Tensor,
+        ways: int | None = None,
+        learning_rate: float | tf.Tensor | None = None,
+        steps: int | None = None,
+    ) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Runs the inner loop on T tasks at once.
+
+        Args:
+            support: Features, `[T, M, D]`.
+            labels: Integers `[T, M]`; those outside `0..ways-1` are padding. For a regression,
+                float targets `[T, M, ways]`.
+            ways: Classes of these tasks; those of training by default.
+            learning_rate: The model's own by default.
+            steps: The model's own by default.
+
+        Returns:
+            A function from query features `[T, Q, D]` to logits `[T, Q, ways]`. With the linear
+            head and the Gram form it is `LinearAdaptation.logits`.
+        """
+        learning_rate = self.inner_lr if learning_rate is None else learning_rate
+        steps = self.inner_steps if steps is None else steps
+        initial = self.head.initial(ways)
+        if isinstance(self.head, LinearHead) and self.inner_loop != "tape":
+            return adapt_linear(
+                support, labels, *initial, self.row_loss, learning_rate, steps, self.first_order
+            ).logits
+
+        tasks = _sizes(support, 1)[0]
+        parameters = [
+            tf.tile(value[tf.newaxis], [tasks] + [1] * value.shape.rank) for value in initial
+        ]
+        adapted = tape_loop(
+            lambda head: losses.mean_over_rows(
+                self.row_loss, labels, self.head.apply(head, support)
+            ),
+            parameters,
+            learning_rate,
+            steps,
+            self.first_order,
+        )
+        return lambda query: self.head.apply(adapted, query)
+
+    # Keras's protocol.
+
+    def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """Logits `[T, Q, ways]` of the queries after adapting to each task's support set."""
+        return self._answer(inputs, training)[1]
+
+    def _answer(self, inputs: dict[str, tf.Tensor], training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """The queries' logits before and after adaptation, each `[T, Q, ways]`."""
+        # Some distribution strategies hand integers over as float32.
+        regression = self.row_loss is losses.mean_squared_error
+        labels = tf.cast(inputs["support_y"], tf.float32 if regression else tf.int32)
+        support, query = self._embed(inputs["support_x"], inputs["query_x"], training)
+        return self.head(query), self.adapt_head(support, labels)(query)
+
+    def _embed(
+        self, support: tf.Tensor, query: tf.Tensor, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Features of the support `[T, M, D]` and of the queries `[T, Q, D]`."""
+        if self.norm == "task":
+            support, query = (
+                map_tasks(lambda images: self.features(images, training), images)
+                for images in (support, query)
+            )
+            return support, query
+        # One pass of the backbone over every image of the meta-batch.
+        images = tf.concat([support, query], axis=1)
+        features = self.features(tf.reshape(images, [-1, *images.shape[2:]]), training)
+        features = tf.reshape(features, [*_sizes(images, 2), features.shape[-1]])
+        return tf.split(features, [_sizes(support, 2)[1], _sizes(query, 2)[1]], axis=1)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        """The loss given to `compile`, else the inner loop's, averaged over the queries."""
+        if self.loss is not None:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        loss = self._query_loss(y, y_pred, sample_weight)
+        return tf.add_n([loss, *map(self._aggregate_additional_loss, self.losses)])
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One outer step: an outer tape around the inner loop of every task of the batch."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            before, y_pred = self._answer(x, training=True)
+            loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled_loss, self.trainable_weights)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        return self._update_metrics(x, y, before, y_pred, loss, sample_weight)
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Loss and metrics of a batch of tasks, before and after adaptation."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        before, y_pred = self._answer(x, training=False)
+        loss = self._compute_loss(x, y, y_pred, sample_weight, training=False)
+        return self._update_metrics(x, y, before, y_pred, loss, sample_weight)
+
+    def _update_metrics(
+        self, x: Any, y: Any, before: tf.Tensor, after: tf.Tensor, loss: tf.Tensor, weight: Any
+    ) -> dict[str, tf.Tensor]:
+        # Keras divides the loss by the replicas so that gradients add up; the report is the mean.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self._loss_tracker.update_state(loss * replicas, sample_weight=tf.shape(after)[0])
+        self._before.update_state(y, before, weight)
+        return self.compute_metrics(x, y, after, sample_weight=weight)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        serialize = keras.saving.serialize_keras_object
+        linear = isinstance(self.head, LinearHead)
+        return {
+            "name": self.name,
+            "backbone": serialize(self.backbone),
+            "ways": self.ways,
+            "head_init": self.head_init,
+            "inner_steps": self.inner_steps,
+            "inner_lr": self._initial_inner_lr,
+            "learn_inner_lr": self.learn_inner_lr,
+            "first_order": self.first_order,
+            "inner_loop": self.inner_loop,
+            "loss": self.loss_name or serialize(self.row_loss),
+            "norm": self.norm,
+            "head": None if linear else serialize(self.head.layer),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ANIL":
+        """Rebuilds backbone, head and loss from their configurations."""
+        deserialize = keras.saving.deserialize_keras_object
+        config["backbone"] = deserialize(config["backbone"])
+        for key in ("loss", "head"):
+            if isinstance(config[key], dict):
+                config[key] = deserialize(config[key])
+        return cls(**config)
+
+
+def _sizes(tensor: tf.Tensor, axes: int) -> list[int | tf.Tensor]:
+    """The first sizes of a tensor: Python ints where they are known, tensors where not."""
+    dynamic = tf.shape(tensor)
+    return [
+        dynamic[axis] if tensor.shape[axis] is None else tensor.shape[axis] for axis in range(axes)
+    ]
