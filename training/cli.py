@@ -1,0 +1,140 @@
+"""Commands that make and measure runs: train, evaluate, datasets."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+_PATH = click.Path(path_type=Path)
+_data_dir = click.option(
+    "--data-dir",
+    type=_PATH,
+    envvar="ANIL_DATA_DIR",
+    help="Where the data lies: a TFDS directory, or the folder of classes. "
+    "[env: ANIL_DATA_DIR; default: TFDS's own]",
+)
+_json = click.option("--json", "json_path", type=_PATH, help="Write the figures to this file.")
+
+
+@click.command()
+@click.option("--recipe", "source", required=True, help="A recipe's name or a TOML file.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe."
+)
+@_data_dir
+@click.option("--output", type=_PATH, required=True, help="The run directory to write.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@_json
+def train(
+    source: str,
+    overrides: tuple[str, ...],
+    data_dir: Path | None,
+    output: Path,
+    resume: bool,
+    json_path: Path | None,
+) -> None:
+    """Meta-train a recipe."""
+    from anil_tf.training.recipe import read_recipe
+
+    recipe = read_recipe(source, overrides)
+    from anil_tf.training.train import train as train_recipe
+
+    figures = train_recipe(recipe, output, data_dir, resume)
+    click.echo(
+        f"Trained {recipe.name} for {figures['steps']} steps in {figures['seconds']:.0f} s "
+        f"({figures['images_per_second']:.0f} images/s). The run is in {output}"
+    )
+    click.echo(f"Next: anil evaluate {output}")
+    _write(figures, json_path)
+
+
+@click.command()
+@click.argument("path", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
+@_data_dir
+@click.option("--episodes", type=click.IntRange(min=2), help="[default: the recipe's]")
+@click.option("--ways", type=click.IntRange(min=1), help="[default: the recipe's]")
+@click.option("--shots", type=click.IntRange(min=1), help="[default: the recipe's]")
+@click.option("--queries", type=click.IntRange(min=1), help="A class. [default: the recipe's]")
+@click.option("--steps", type=click.IntRange(min=0), help="Inner steps. [default: the recipe's]")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test")
+@click.option("--seed", type=int, help="Of the episodes. [default: the recipe's]")
+@click.option(
+    "--runtime",
+    type=click.Choice(["keras", "onnx", "litert", "saved_model"]),
+    help="[default: keras for a run, onnx for a bundle]",
+)
+@_json
+def evaluate(
+    path: Path,
+    data_dir: Path | None,
+    episodes: int | None,
+    ways: int | None,
+    shots: int | None,
+    queries: int | None,
+    steps: int | None,
+    split: str,
+    seed: int | None,
+    runtime: str | None,
+    json_path: Path | None,
+) -> None:
+    """Measure accuracy on unseen classes, before and after adaptation."""
+    from anil_tf.training.evaluate import describe, evaluate_path
+
+    chosen = {
+        "episodes": episodes,
+        "ways": ways,
+        "shots": shots,
+        "queries": queries,
+        "inner_steps": steps,
+    }
+    overrides = {name: value for name, value in chosen.items() if value is not None}
+    figures = evaluate_path(path, data_dir, overrides, split, seed, runtime)
+    click.echo(describe(figures))
+    _write(figures, json_path)
+
+
+@click.command()
+def datasets() -> None:
+    """List what can be trained on, and how each is obtained."""
+    from anil_tf.training.recipe import read_recipe, recipe_names
+
+    recipes = {name: read_recipe(name) for name in recipe_names()}
+    for title, how, chosen in _SOURCES:
+        names = [name for name, recipe in recipes.items() if chosen(recipe.data)]
+        click.echo(f"{title}\n  {how}\n  recipes: {', '.join(names) or 'your own TOML file'}\n")
+
+
+_SOURCES = [
+    (
+        "glyphs: letters of many scripts",
+        "Drawn on your machine from the fonts that matplotlib ships; needs no download.",
+        lambda data: data.name == "glyphs",
+    ),
+    (
+        "omniglot: 1,623 handwritten characters (Lake et al. 2015)",
+        "TFDS downloads it on first use, or finds it under --data-dir.",
+        lambda data: data.name == "omniglot",
+    ),
+    (
+        "a folder of your own classes, mini-ImageNet among them",
+        "--data-dir DIR with DIR/class/*.jpg, or train, val and test folders above the classes; "
+        "CSV files of classes (data.class_lists) or a seeded random split otherwise.",
+        lambda data: data.source == "folder",
+    ),
+    (
+        "any other TFDS image data set, such as cifar100",
+        "A recipe with source = 'tfds', its name, and the TFDS splits to pool (data.subsets).",
+        lambda data: data.source == "tfds" and data.name not in ("glyphs", "omniglot"),
+    ),
+    (
+        "sinusoid: sine waves to regress (Finn et al. 2017)",
+        "Drawn from the seed.",
+        lambda data: data.source == "sinusoid",
+    ),
+]
+
+
+def _write(figures: dict[str, Any], path: Path | None) -> None:
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

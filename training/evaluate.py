@@ -1,0 +1,159 @@
+"""Accuracy over episodes of unseen classes, on any runtime."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from anil_tf.episodes import EpisodeSampler, SinusoidSampler
+from anil_tf.export.runtime import Runtime, open_bundle
+from anil_tf.metrics import mean_and_ci95
+from anil_tf.training.recipe import Data, Evaluation, read_recipe
+from anil_tf.training.samplers import make_sampler
+
+
+def evaluate_episodes(
+    runtime: Runtime,
+    sampler: EpisodeSampler | SinusoidSampler,
+    episodes: int,
+    inner_steps: int | None = None,
+) -> dict[str, Any]:
+    """Adapts to each episode's support set and scores its queries, before and after.
+
+    Args:
+        runtime: Keras or a bundle.
+        sampler: Draws the episodes 0 to `episodes - 1`.
+        episodes: How many, at least two.
+        inner_steps: Of the inner loop; the runtime's own by default.
+
+    Returns:
+        `accuracy`, `ci95`, `accuracy_before_adaptation`, `ci95_before_adaptation` in 0..1, for a
+        regression `mse`... in their place; and the protocol: `episodes`, `ways`, `shots`,
+        `queries`, `inner_steps`, `inner_lr`, `runtime`.
+    """
+    regression = isinstance(sampler, SinusoidSampler)
+    ways = 1 if regression else sampler.ways
+    score, metric = (_squared_error, "mse") if regression else (_accuracy, "accuracy")
+    inner_steps = runtime.inner_steps if inner_steps is None else inner_steps
+    kernel, bias = runtime.initial_head(ways)
+    before, after = np.empty(episodes), np.empty(episodes)
+    for index in tqdm(range(episodes), f"Evaluating ({runtime.name})", unit="ep", disable=None):
+        episode = sampler.episode(index)
+        support = runtime.features(episode["support_x"])
+        query = runtime.features(episode["query_x"])
+        adapted = runtime.adapt(
+            support, episode["support_y"], kernel, bias, runtime.inner_lr, inner_steps
+        )
+        before[index] = score(runtime.predict(query, kernel, bias)[0], episode["query_y"])
+        after[index] = score(
+            runtime.predict(query, adapted.kernel, adapted.bias)[0], episode["query_y"]
+        )
+
+    value, interval = mean_and_ci95(after)
+    initial_value, initial_interval = mean_and_ci95(before)
+    return {
+        metric: value,
+        "ci95": interval,
+        f"{metric}_before_adaptation": initial_value,
+        "ci95_before_adaptation": initial_interval,
+        "episodes": episodes,
+        "ways": ways,
+        "shots": sampler.shots,
+        "queries": sampler.queries,
+        "inner_steps": inner_steps,
+        "inner_lr": runtime.inner_lr,
+        "runtime": runtime.name,
+    }
+
+
+def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean(np.argmax(logits, axis=-1) == labels))
+
+
+def _squared_error(outputs: np.ndarray, targets: np.ndarray) -> float:
+    return float(np.mean(np.square(outputs - targets)))
+
+
+def describe(figures: dict[str, Any]) -> str:
+    """The figures in one sentence."""
+    protocol = f"{figures['episodes']} episodes of the {figures['split']} split"
+    if "mse" in figures:
+        return (
+            f"mean squared error {figures['mse']:.4f} +- {figures['ci95']:.4f} after "
+            f"{figures['inner_steps']} steps, {figures['mse_before_adaptation']:.4f} before "
+            f"({protocol}, {figures['shots']} shots)"
+        )
+    return (
+        f"accuracy {figures['accuracy']:.2%} +- {figures['ci95']:.2%} after "
+        f"{figures['inner_steps']} steps, {figures['accuracy_before_adaptation']:.2%} before "
+        f"({protocol}, {figures['ways']}-way {figures['shots']}-shot, norm={figures['norm']}, "
+        f"{figures['runtime']})"
+    )
+
+
+def record(run: Path, figures: dict[str, Any]) -> None:
+    """Keeps a run's last evaluation in its `metrics.json`, from where a bundle quotes it."""
+    path = run / "metrics.json"
+    metrics = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    metrics["evaluate"] = figures
+    path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+
+
+def evaluate_path(
+    path: Path,
+    data_dir: Path | None = None,
+    overrides: dict[str, int] | None = None,
+    split: str = "test",
+    seed: int | None = None,
+    runtime: str | None = None,
+) -> dict[str, Any]:
+    """Evaluates a run directory or an exported bundle.
+
+    Args:
+        path: Run or bundle.
+        data_dir: Where the data lies.
+        overrides: Values of the recipe's evaluation table to replace.
+        split: Whose classes to draw from.
+        seed: Of the episodes; the recipe's by default.
+        runtime: `"keras"` for a run; `"onnx"`, `"saved_model"` for a bundle.
+
+    Returns:
+        The figures of `evaluate_episodes`, `norm`, `split` and `seed`. A run's evaluation on its
+        test split is also kept in its `metrics.json`.
+
+    Raises:
+        FileNotFoundError: The path is neither.
+        ValueError: The runtime does not fit, or the data does not.
+    """
+    if (path / "manifest.json").is_file():
+        opened = open_bundle(path, runtime or "onnx")
+        manifest = opened.manifest
+        data, norm, default_seed = Data(**manifest.data), manifest.norm, manifest.seed
+        evaluation = manifest.evaluation
+    elif (path / "model.keras").is_file():
+        if runtime not in (None, "keras"):
+            raise ValueError(
+                f"{path} is a run; --runtime {runtime} needs a bundle. Make one: anil export {path}"
+            )
+        from anil_tf.training.keras_runtime import KerasRuntime  # imports TensorFlow
+
+        opened = KerasRuntime.load(path / "model.keras")
+        recipe = read_recipe(path / "recipe.toml")
+        data, norm, default_seed = recipe.data, recipe.model.norm, recipe.seed
+        evaluation = recipe.evaluation.model_dump()
+    else:
+        raise FileNotFoundError(
+            f"{path} is neither a finished run (model.keras) nor a bundle (manifest.json)"
+        )
+
+    protocol = Evaluation(**{**evaluation, **(overrides or {})})
+    seed = default_seed if seed is None else seed
+    classes = None if data.source == "sinusoid" else data.load((split,), data_dir)[split]
+    sampler = make_sampler(data, classes, protocol, seed, split)
+    figures = evaluate_episodes(opened, sampler, protocol.episodes, protocol.inner_steps)
+    figures |= {"norm": norm, "split": split, "seed": seed}
+    if opened.name == "keras" and split == "test":
+        record(path, figures)
+    return figures

@@ -1,0 +1,98 @@
+"""Pictures of episodes: what was learned from, and which answers were right."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure, SubFigure
+
+RIGHT, WRONG = "#1a7f37", "#cf222e"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An episode and the answers to its queries.
+
+    Attributes:
+        title: What it shows.
+        support: uint8 `[N, K, H, W, C]`.
+        query: uint8 `[N, Q, H, W, C]`.
+        answers: Integers `[N, Q]`: the class answered for each query of each class.
+    """
+
+    title: str
+    support: np.ndarray
+    query: np.ndarray
+    answers: np.ndarray
+
+
+def draw_episodes(episodes: Sequence[Answered], path: Path) -> None:
+    """Draws each episode as a panel with a row a class.
+
+    Support images stand on the left, queries on the right: framed green where the answer was
+    right, red where it was wrong, with the number of the class that was answered.
+
+    Args:
+        episodes: Of equal ways, shots and queries.
+        path: The PNG to write.
+    """
+    ways, shots = episodes[0].support.shape[:2]
+    queries = episodes[0].query.shape[1]
+    columns = shots + queries + 1
+    figure = Figure(figsize=(0.55 * columns * len(episodes), 0.55 * ways + 1.0), layout="none")
+    panels = np.atleast_1d(figure.subfigures(1, len(episodes)))
+    for panel, episode in zip(panels, episodes, strict=True):
+        _draw_episode(panel, episode)
+    figure.text(
+        0.5,
+        0.02,
+        "left of each panel: the drawings it learned from; right: new drawings, green where named "
+        "right, red with the row answered instead",
+        ha="center",
+        fontsize=8,
+    )
+    figure.savefig(path, dpi=150, facecolor="white")
+
+
+def _draw_episode(panel: SubFigure, episode: Answered) -> None:
+    ways, shots = episode.support.shape[:2]
+    queries = episode.query.shape[1]
+    right = np.mean(episode.answers == np.arange(ways)[:, np.newaxis])
+    panel.suptitle(f"{episode.title}\n{right:.0%} of {ways * queries} right", fontsize=9)
+    # The empty column sets support and queries apart.
+    widths = [1.0] * shots + [0.35] + [1.0] * queries
+    grid = panel.add_gridspec(
+        ways, shots + queries + 1, width_ratios=widths, top=0.8, bottom=0.1, left=0.09, right=0.98
+    )
+    for row in range(ways):
+        for column in range(shots + queries + 1):
+            if column == shots:
+                continue
+            axes = panel.add_subplot(grid[row, column])
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if column == 0:
+                axes.set_ylabel(str(row + 1), rotation=0, fontsize=8, labelpad=8, va="center")
+            if column < shots:
+                image, color = episode.support[row, column], "#8c959f"
+            else:
+                image = episode.query[row, column - shots - 1]
+                answer = episode.answers[row, column - shots - 1]
+                color = RIGHT if answer == row else WRONG
+                if answer != row:
+                    axes.text(
+                        0.95,
+                        0.02,
+                        str(answer + 1),
+                        color=WRONG,
+                        fontsize=9,
+                        fontweight="bold",
+                        ha="right",
+                        va="bottom",
+                        transform=axes.transAxes,
+                    )
+            axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+            for spine in axes.spines.values():
+                spine.set_color(color)
+                spine.set_linewidth(1.6)

@@ -1,0 +1,235 @@
+"""Recipes: everything that determines a run, as TOML checked by pydantic."""
+
+import inspect
+import math
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import tomli_w
+from pydantic import Field
+
+from anil_tf.datasets.images import ClassImages
+from anil_tf.datasets.load import load_folder, load_tfds
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Table(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Table):
+    """Where the classes come from.
+
+    Attributes:
+        source: A TFDS data set, a folder tree, or sine waves to regress.
+        name: The TFDS data set.
+        subsets: TFDS splits to pool before splitting their classes; TFDS's own splits otherwise.
+        image_shape: Height, width, channels that images are brought to.
+        class_lists: Folder of `train.csv`, `val.csv`, `test.csv`; a random split otherwise.
+        split_sizes: Shares of train, val and test in a random split of the classes.
+        split_seed: Of that split.
+        rotations: Turn classes by multiples of 90 degrees into new ones.
+    """
+
+    source: Literal["tfds", "folder", "sinusoid"]
+    name: str | None = None
+    subsets: tuple[str, ...] | None = None
+    image_shape: tuple[int, ...]
+    class_lists: Path | None = None
+    split_sizes: tuple[float, float, float] = (64, 16, 20)
+    split_seed: int = 0
+    rotations: bool = False
+
+    def load(self, wanted: Sequence[str], data_dir: Path | None = None) -> dict[str, ClassImages]:
+        """The classes of the wanted splits, of `train`, `val` and `test`."""
+        split = {
+            "class_lists": self.class_lists,
+            "sizes": self.split_sizes,
+            "seed": self.split_seed,
+        }
+        shape = self.image_shape
+        if self.source == "folder":
+            if data_dir is None:
+                raise ValueError(
+                    "This recipe reads a folder of classes. Say where it is with --data-dir"
+                )
+            return load_folder(data_dir, wanted, shape, **split)
+        if self.name is None:
+            raise ValueError("data.source 'tfds' needs data.name, the name of a TFDS data set")
+        return load_tfds(self.name, wanted, shape, data_dir, self.subsets, **split)
+
+
+class Backbone(_Table):
+    """Which backbone, and the arguments it is built with; those not given keep its defaults."""
+
+    name: str
+    filters: Count | None = None
+    blocks: Count | None = None
+    pooling: bool | None = None
+    invert: bool | None = None
+    units: Count | None = None
+    layers: Count | None = None
+
+    def build(self, input_shape: tuple[int, ...]) -> Any:
+        """The Keras model.
+
+        Raises:
+            ValueError: There is no backbone of that name, or it takes no such argument.
+        """
+        from anil_tf.backbones import BACKBONES  # imports TensorFlow
+
+        if self.name not in BACKBONES:
+            raise ValueError(
+                f"model.backbone.name must be one of {sorted(BACKBONES)}. Received: {self.name!r}"
+            )
+        function = BACKBONES[self.name]
+        options = self.model_dump(exclude={"name"}, exclude_none=True)
+        if unknown := options.keys() - inspect.signature(function).parameters:
+            raise ValueError(f"Backbone {self.name!r} takes no {', '.join(sorted(unknown))}")
+        return function(tuple(input_shape), **options)
+
+
+class Model(_Table):
+    """Arguments of `anil_tf.ANIL` but for the ways, which are those of the training episodes."""
+
+    backbone: Backbone
+    head_init: Literal["per_class", "shared"] = "per_class"
+    inner_steps: Annotated[int, Field(ge=0)] = 5
+    inner_lr: Annotated[float, Field(gt=0)] = 0.1
+    learn_inner_lr: bool = False
+    first_order: bool = False
+    inner_loop: Literal["auto", "tape", "gram"] = "auto"
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    norm: Literal["batch", "task"] = "batch"
+
+
+class Training(_Table):
+    """The outer loop: Adam, its rate falling to zero along a cosine.
+
+    Attributes:
+        ways: Classes of a training episode. With a shared head they may be more than those of
+            evaluation: harder tasks teach faster.
+        shots: Support images a class.
+        queries: Query images a class.
+        tasks: Episodes of a meta-batch.
+        steps: Outer steps in all.
+        learning_rate: The initial outer rate.
+        checkpoint_every: Steps between checkpoints and validations, adjusted so that they divide
+            the training evenly.
+        validation_episodes: Episodes of each validation, of the training's ways and shots.
+    """
+
+    ways: Count = 5
+    shots: Count = 1
+    queries: Count = 5
+    tasks: Count = 4
+    steps: Count = 10_000
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    checkpoint_every: Count = 500
+    validation_episodes: Count = 100
+
+    @property
+    def epochs(self) -> int:
+        """How often the run is checkpointed and validated."""
+        return math.ceil(self.steps / self.checkpoint_every)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps between two checkpoints."""
+        return math.ceil(self.steps / self.epochs)
+
+
+class Evaluation(_Table):
+    """The episodes that `anil evaluate` measures by default."""
+
+    ways: Count = 5
+    shots: Count = 1
+    queries: Count = 15
+    episodes: Annotated[int, Field(ge=2)] = 600
+    inner_steps: Annotated[int, Field(ge=0)] | None = None
+
+
+class Recipe(_Table):
+    """A whole run."""
+
+    name: str
+    seed: int = 0
+    data: Data
+    model: Model
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+
+    @pydantic.model_validator(mode="after")
+    def _ways_fit(self) -> "Recipe":
+        fixed = self.model.head_init == "per_class"
+        if fixed and self.evaluation.ways > self.training.ways:
+            raise ValueError(
+                "a per_class head is evaluated on at most the ways it was trained with. Received: "
+                f"training.ways={self.training.ways}, evaluation.ways={self.evaluation.ways}"
+            )
+        return self
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    files = resources.files("anil_tf.training").joinpath("recipes").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe by name or from a TOML file, and changes some of its keys.
+
+    Args:
+        source: A name among `recipe_names()`, or the path of a file.
+        overrides: `KEY=VALUE` each, such as `training.steps=100`; the value is TOML, or a plain
+            string where it is no TOML.
+
+    Raises:
+        FileNotFoundError: There is no such recipe.
+        ValueError: It is not TOML, or a key or value is not a recipe's.
+    """
+    if str(source) in recipe_names():
+        recipes = resources.files("anil_tf.training").joinpath("recipes")
+        text = recipes.joinpath(f"{source}.toml").read_text(encoding="utf-8")
+    elif Path(source).is_file():
+        text = Path(source).read_text(encoding="utf-8")
+    else:
+        raise FileNotFoundError(
+            f"{source} is neither a recipe file nor one of {', '.join(recipe_names())}"
+        )
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{source} is not TOML: {error}") from error
+    for override in overrides:
+        _apply(tables, override)
+    return Recipe.model_validate(tables)
+
+
+def _apply(tables: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ValueError(
+            f"Overrides are KEY=VALUE, such as training.steps=100. Received: {override}"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = key.strip().split(".")
+    table = tables
+    for name in path:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"{key} is not a recipe key: {name} is not a table")
+    table[last] = value
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Writes the resolved recipe as TOML."""
+    path.write_text(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)), "utf-8")

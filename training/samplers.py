@@ -1,0 +1,38 @@
+"""The samplers of a recipe."""
+
+from anil_tf.datasets.images import ClassImages
+from anil_tf.episodes import EpisodeSampler, SinusoidSampler
+from anil_tf.training.recipe import Data, Evaluation, Training
+
+# Each split draws from a stream of its own, so that runs with one seed never share episodes.
+_STREAMS = {"train": 0, "val": 1, "test": 2}
+
+
+def make_sampler(
+    data: Data,
+    classes: ClassImages | None,
+    episodes: Training | Evaluation,
+    seed: int,
+    split: str,
+) -> EpisodeSampler | SinusoidSampler:
+    """The sampler of one split.
+
+    Args:
+        data: The recipe's data table.
+        classes: The split's classes; none for sine waves.
+        episodes: Gives the ways, shots and queries.
+        seed: The run's, or that of an evaluation.
+        split: `train`, `val` or `test`.
+
+    Raises:
+        ValueError: The classes are too few or have too few images.
+    """
+    seed = seed * len(_STREAMS) + _STREAMS[split]
+    if classes is None:
+        return SinusoidSampler(episodes.shots, episodes.queries, seed)
+    try:
+        return EpisodeSampler(
+            classes, episodes.ways, episodes.shots, episodes.queries, seed, data.rotations
+        )
+    except ValueError as error:
+        raise ValueError(f"The {split} split is too small: {error}") from error
