@@ -67,7 +67,7 @@ class LinearHead(keras.layers.Layer):
         self.bias = self.add_weight(name="bias", shape=(columns,), initializer="zeros")
         self.built = True
 
-    def initial(self, ways: int | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def initial(self, ways: int | None = None) -> list[tf.Tensor]:
         """The head before adaptation.
 
         Args:
@@ -82,13 +82,13 @@ class LinearHead(keras.layers.Layer):
         ways = self.ways if ways is None else ways
         kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
         if self.init == "shared":
-            return tf.tile(kernel, [1, ways]), tf.tile(bias, [ways])
+            return [tf.tile(kernel, [1, ways]), tf.tile(bias, [ways])]
         if ways > self.ways:
             raise ValueError(
                 f"A per_class head has {self.ways} classes. Received: ways={ways}. Train with "
                 "head_init='shared' to adapt to any number of classes."
             )
-        return kernel[:, :ways], bias[:ways]
+        return [kernel[:, :ways], bias[:ways]]
 
     def apply(self, parameters: Sequence[tf.Tensor], features: tf.Tensor) -> tf.Tensor:
         """Logits of each task under its own parameters.

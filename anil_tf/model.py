@@ -157,7 +157,8 @@ class ANIL(keras.Model):
 
     def initial_head(self, ways: int | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """The linear head before adaptation: kernel `[D, ways]`, bias `[ways]`."""
-        return self.head.initial(ways)
+        kernel, bias = self.head.initial(ways)
+        return kernel, bias
 
     def adapt_head(
         self,
@@ -185,9 +186,11 @@ class ANIL(keras.Model):
         steps = self.inner_steps if steps is None else steps
         initial = self.head.initial(ways)
         if isinstance(self.head, LinearHead) and self.inner_loop != "tape":
-            return adapt_linear(
-                support, labels, *initial, self.row_loss, learning_rate, steps, self.first_order
-            ).logits
+            kernel, bias = initial
+            adaptation = adapt_linear(
+                support, labels, kernel, bias, self.row_loss, learning_rate, steps, self.first_order
+            )
+            return adaptation.logits
 
         tasks = _sizes(support, 1)[0]
         parameters = [

@@ -1,6 +1,7 @@
 """Accuracy over episodes of unseen classes, on any runtime."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,11 @@ def evaluate_episodes(
         regression `mse`... in their place; and the protocol: `episodes`, `ways`, `shots`,
         `queries`, `inner_steps`, `inner_lr`, `runtime`.
     """
-    regression = isinstance(sampler, SinusoidSampler)
-    ways = 1 if regression else sampler.ways
-    score, metric = (_squared_error, "mse") if regression else (_accuracy, "accuracy")
+    score: Callable[[np.ndarray, np.ndarray], float]
+    if isinstance(sampler, SinusoidSampler):
+        ways, score, metric = 1, _squared_error, "mse"
+    else:
+        ways, score, metric = sampler.ways, _accuracy, "accuracy"
     inner_steps = runtime.inner_steps if inner_steps is None else inner_steps
     kernel, bias = runtime.initial_head(ways)
     before, after = np.empty(episodes), np.empty(episodes)
@@ -128,10 +131,10 @@ def evaluate_path(
         ValueError: The runtime does not fit, or the data does not.
     """
     if (path / "manifest.json").is_file():
-        opened = open_bundle(path, runtime or "onnx")
-        manifest = opened.manifest
-        data, norm, default_seed = Data(**manifest.data), manifest.norm, manifest.seed
-        evaluation = manifest.evaluation
+        bundle = open_bundle(path, runtime or "onnx")
+        opened: Runtime = bundle
+        data, evaluation = Data(**bundle.manifest.data), bundle.manifest.evaluation
+        norm, trained_seed = str(bundle.manifest.norm), bundle.manifest.seed
     elif (path / "model.keras").is_file():
         if runtime not in (None, "keras"):
             raise ValueError(
@@ -141,15 +144,15 @@ def evaluate_path(
 
         opened = KerasRuntime.load(path / "model.keras")
         recipe = read_recipe(path / "recipe.toml")
-        data, norm, default_seed = recipe.data, recipe.model.norm, recipe.seed
-        evaluation = recipe.evaluation.model_dump()
+        data, evaluation = recipe.data, recipe.evaluation.model_dump()
+        norm, trained_seed = recipe.model.norm, recipe.seed
     else:
         raise FileNotFoundError(
             f"{path} is neither a finished run (model.keras) nor a bundle (manifest.json)"
         )
 
     protocol = Evaluation(**{**evaluation, **(overrides or {})})
-    seed = default_seed if seed is None else seed
+    seed = trained_seed if seed is None else seed
     classes = None if data.source == "sinusoid" else data.load((split,), data_dir)[split]
     sampler = make_sampler(data, classes, protocol, seed, split)
     figures = evaluate_episodes(opened, sampler, protocol.episodes, protocol.inner_steps)

@@ -1,5 +1,7 @@
 """A trained Keras model behind the interface that exported bundles have."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -38,7 +40,7 @@ class KerasRuntime:
         self._adapt = tf.function(self._adapt_one, reduce_retracing=True)
 
     @classmethod
-    def load(cls, path: str) -> "KerasRuntime":
+    def load(cls, path: Path) -> "KerasRuntime":
         """Opens a `model.keras`."""
         return cls(keras.saving.load_model(path, compile=False))
 
@@ -61,7 +63,7 @@ class KerasRuntime:
         steps: int,
     ) -> Adaptation:
         """Fits a head to features `[M, D]` and labels `[M]`."""
-        kernel, bias, initial, final, rows = self._adapt(
+        fitted = self._adapt(
             tf.constant(features),
             tf.constant(labels),
             tf.constant(kernel),
@@ -69,7 +71,8 @@ class KerasRuntime:
             tf.constant(learning_rate, tf.float32),
             tf.constant(steps, tf.int32),
         )
-        return Adaptation(kernel.numpy(), bias.numpy(), float(initial), float(final), int(rows))
+        fitted_kernel, fitted_bias, initial, final, rows = (value.numpy() for value in fitted)
+        return Adaptation(fitted_kernel, fitted_bias, float(initial), float(final), int(rows))
 
     def predict(
         self, features: np.ndarray, kernel: np.ndarray, bias: np.ndarray

@@ -40,9 +40,9 @@ def draw_episodes(episodes: Sequence[Answered], path: Path) -> None:
     ways, shots = episodes[0].support.shape[:2]
     queries = episodes[0].query.shape[1]
     columns = shots + queries + 1
-    figure = Figure(figsize=(0.55 * columns * len(episodes), 0.55 * ways + 1.0), layout="none")
-    panels = np.atleast_1d(figure.subfigures(1, len(episodes)))
-    for panel, episode in zip(panels, episodes, strict=True):
+    figure = Figure(figsize=(0.55 * columns * len(episodes), 0.55 * ways + 1.0))
+    panels = figure.subfigures(1, len(episodes), squeeze=False)
+    for panel, episode in zip(panels[0], episodes, strict=True):
         _draw_episode(panel, episode)
     figure.text(
         0.5,

@@ -12,8 +12,9 @@ import pydantic
 import tomli_w
 from pydantic import Field
 
-from anil_tf.datasets.images import ClassImages
+from anil_tf.datasets.images import ClassImages, Shape
 from anil_tf.datasets.load import load_folder, load_tfds
+from anil_tf.datasets.splits import SplitRule
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -47,21 +48,26 @@ class Data(_Table):
 
     def load(self, wanted: Sequence[str], data_dir: Path | None = None) -> dict[str, ClassImages]:
         """The classes of the wanted splits, of `train`, `val` and `test`."""
-        split = {
-            "class_lists": self.class_lists,
-            "sizes": self.split_sizes,
-            "seed": self.split_seed,
-        }
-        shape = self.image_shape
+        rule = SplitRule(self.class_lists, self.split_sizes, self.split_seed)
         if self.source == "folder":
             if data_dir is None:
                 raise ValueError(
                     "This recipe reads a folder of classes. Say where it is with --data-dir"
                 )
-            return load_folder(data_dir, wanted, shape, **split)
+            return load_folder(data_dir, wanted, self._shape, rule)
         if self.name is None:
             raise ValueError("data.source 'tfds' needs data.name, the name of a TFDS data set")
-        return load_tfds(self.name, wanted, shape, data_dir, self.subsets, **split)
+        return load_tfds(self.name, wanted, self._shape, rule, data_dir, self.subsets)
+
+    @property
+    def _shape(self) -> Shape:
+        if len(self.image_shape) != 3 or self.image_shape[2] not in (1, 3):
+            raise ValueError(
+                "data.image_shape is height, width and 1 or 3 channels. "
+                f"Received: {list(self.image_shape)}"
+            )
+        height, width, channels = self.image_shape
+        return height, width, channels
 
 
 class Backbone(_Table):

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +80,24 @@ def csv_split(folder: Path, names: Sequence[str]) -> dict[str, list[str]]:
             owner[name] = part
         split[part] = classes
     return split
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How classes that come in one heap are split: by CSV files if given, else at random.
+
+    Attributes:
+        class_lists: Folder of `train.csv`, `val.csv` and `test.csv`.
+        sizes: Shares of train, val and test in a random split.
+        seed: Of a random split.
+    """
+
+    class_lists: Path | None = None
+    sizes: tuple[float, float, float] = (64, 16, 20)
+    seed: int = 0
+
+    def split(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """Class names of each split; see `csv_split` and `random_split`."""
+        if self.class_lists is not None:
+            return csv_split(self.class_lists, names)
+        return random_split(names, self.sizes, self.seed)
