@@ -78,6 +78,7 @@ class Backbone(_Table):
     blocks: Count | None = None
     pooling: bool | None = None
     invert: bool | None = None
+    cosine: bool | None = None
     units: Count | None = None
     layers: Count | None = None
 

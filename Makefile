@@ -1,0 +1,37 @@
+# make demo   trains, exports and adapts a small model, start to finish (into demo/)
+# make test   all checks: style, types, tests
+# Each makes its environment, .venv, the first time. Another Python: make test PYTHON=python3.13
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+READY := $(VENV)/ready
+TYPES := build/types
+
+.PHONY: demo test lint clean
+
+demo: $(READY)
+	$(BIN)/python -m anil_tf.training.demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+# mypy reads no import hook and no __path__: it is shown the packages as a wheel lays them out.
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf $(TYPES)
+	@mkdir -p $(TYPES)/anil_tf
+	@ln -s $(CURDIR)/anil_tf/* $(CURDIR)/training $(CURDIR)/export $(TYPES)/anil_tf
+	cd $(TYPES) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
+	  --cache-dir $(CURDIR)/.mypy_cache --package anil_tf
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Making $(VENV): the first time it takes a few minutes."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find anil_tf training export tests -name __pycache__ -type d -prune -exec rm -rf {} +

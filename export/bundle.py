@@ -1,0 +1,202 @@
+"""From a run directory to a bundle: convert, verify, describe."""
+
+import hashlib
+import json
+import os
+import tempfile
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import tensorflow as tf
+
+import anil_tf
+from anil_tf.export import layout
+from anil_tf.export.backbone import with_precision
+from anil_tf.export.graphs import Graphs, InitialHead, build_graphs
+from anil_tf.export.manifest import Manifest, list_files
+from anil_tf.export.model_card import write_model_card
+from anil_tf.export.onnx import export_onnx
+from anil_tf.export.saved_model import export_saved_model
+from anil_tf.export.signatures import declare
+from anil_tf.export.verification import Verification, choose_episodes
+from anil_tf.export.verify import verify_bundle
+from anil_tf.heads import LinearHead
+from anil_tf.model import ANIL
+
+EXPORTERS: dict[str, Callable[[Graphs, Path], None]] = {
+    "saved_model": export_saved_model,
+    "onnx": export_onnx,
+}
+
+
+def export_bundle(
+    run: str | Path, output: str | Path, targets: Sequence[str] = tuple(EXPORTERS)
+) -> Manifest:
+    """Export a trained run, and verify what was exported.
+
+    The bundle appears at `output` whole, or not at all.
+
+    Args:
+        run: Run directory written by training.
+        output: Folder of the bundle; must not exist.
+        targets: Formats to write, of `EXPORTERS`.
+
+    Returns:
+        The manifest of the bundle.
+
+    Raises:
+        FileExistsError: `output` exists.
+        FileNotFoundError: The run directory lacks a file.
+        ValueError: A target is unknown, the model cannot be exported, or an exported function does
+            not agree with the float64 reference.
+    """
+    run, output = Path(run), Path(output)
+    if not targets or not set(targets) <= set(EXPORTERS):
+        raise ValueError(f"targets must be some of {sorted(EXPORTERS)}. Received: {list(targets)}")
+    if output.exists():
+        raise FileExistsError(f"{output} exists. Remove it or choose another output")
+    for name in ("recipe.toml", "model.keras"):
+        if not (run / name).is_file():
+            raise FileNotFoundError(f"{run} is not a finished run: it has no {name}")
+
+    model = keras.saving.load_model(run / "model.keras", compile=False)
+    check_exportable(model)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
+        folder = Path(scratch) / "bundle"
+        folder.mkdir()
+        manifest = _write_bundle(run, model, folder, targets)
+        os.rename(folder, output)
+    return manifest
+
+
+def check_exportable(model: keras.Model) -> None:
+    """Refuse what a bundle could not run as it was trained.
+
+    Raises:
+        ValueError: The model is no `ANIL`, has another head or loss than the exported inner loop
+            knows, or was trained on the statistics of each task.
+    """
+    if not isinstance(model, ANIL):
+        raise ValueError(f"Only anil_tf.ANIL models are exported. Received: {type(model).__name__}")
+    if not isinstance(model.head, LinearHead):
+        raise ValueError("Only the linear head is exported: train without head=...")
+    if model.loss_name != "cross_entropy":
+        raise ValueError(
+            "Only models with loss='cross_entropy' are exported: the exported inner loop is "
+            f"classification. Received: loss={model.loss_name!r}"
+        )
+    if model.norm != "batch":
+        raise ValueError(
+            "A model trained with norm='task' normalises an image by the images beside it. "
+            "Exported, it would use moving averages that it was never trained or evaluated with: "
+            "train with norm='batch' to export"
+        )
+
+
+def _write_bundle(run: Path, model: ANIL, folder: Path, targets: Sequence[str]) -> Manifest:
+    with np.load(run / "examples.npz", allow_pickle=False) as examples:
+        image, label = examples["image"], examples["label"]
+    head = _initial_head(model)
+    verification = _make_verification(model.backbone, head, image, label, model.ways)
+    feature_size = verification.kernel.shape[0]
+    graphs = build_graphs(
+        with_precision(model.backbone, "float32"),
+        head,
+        declare(image.shape[1:], image.dtype.name, feature_size),
+    )
+    for target in targets:
+        EXPORTERS[target](graphs, folder)
+    verification.write(folder)
+
+    recipe = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
+    manifest = Manifest(
+        name=recipe["name"],
+        image_shape=image.shape[1:],
+        image_dtype=image.dtype.name,
+        feature_size=feature_size,
+        ways=model.ways,
+        head_init=model.head_init,
+        inner_lr=head.inner_lr,
+        inner_steps=head.inner_steps,
+        norm=model.norm,
+        loss=model.loss_name,
+        seed=recipe["seed"],
+        data=recipe["data"],
+        evaluation=recipe["evaluation"],
+        accuracy=_read_accuracy(run),
+        backbone_sha256=_digest(model.backbone),
+        versions={
+            "anil-tf": anil_tf.__version__,
+            "keras": keras.__version__,
+            "onnx": onnx.__version__,
+            "tensorflow": tf.__version__,
+        },
+        files=list_files(folder),
+    )
+    manifest.write(folder)
+
+    checks, _ = verify_bundle(folder)
+    failed = [f"{c.runtime} {c.check} ({c.error or c.difference})" for c in checks if not c.ok]
+    if failed:
+        raise ValueError(
+            f"The export does not agree with the float64 reference: {'; '.join(failed)}"
+        )
+    manifest = manifest.model_copy(update={"parity": checks})
+    (folder / layout.MODEL_CARD).write_text(write_model_card(manifest), encoding="utf-8")
+    manifest = manifest.model_copy(update={"files": list_files(folder)})
+    manifest.write(folder)
+    return manifest
+
+
+def _initial_head(model: ANIL) -> InitialHead:
+    shared = model.head_init == "shared"
+    kernel, bias = model.initial_head(1 if shared else model.ways)
+    return InitialHead(
+        kernel.numpy(), bias.numpy(), shared, float(model.inner_lr), model.inner_steps
+    )
+
+
+def _make_verification(
+    backbone: keras.Model, head: InitialHead, image: np.ndarray, label: np.ndarray, ways: int
+) -> Verification:
+    episodes = choose_episodes(label, ways)
+    precise = with_precision(backbone, "float64")
+
+    def features(rows: np.ndarray) -> np.ndarray:
+        outputs = precise(image[rows.ravel()].astype(np.float64), training=False).numpy()
+        return outputs.reshape(*rows.shape, -1)
+
+    columns = episodes.ways if head.shared else 1
+    return Verification(
+        support_image=image[episodes.support],
+        support_labels=episodes.labels,
+        query_image=image[episodes.query],
+        support_features=features(episodes.support),
+        query_features=features(episodes.query),
+        kernel=np.tile(head.kernel, (1, columns)),
+        bias=np.tile(head.bias, columns),
+    )
+
+
+def _read_accuracy(run: Path) -> dict[str, dict[str, Any]]:
+    """Figures of the last evaluation, by the runtime that it was made with."""
+    path = run / "metrics.json"
+    if not path.is_file():
+        return {}
+    figures = json.loads(path.read_text(encoding="utf-8")).get("evaluate")
+    return {figures["runtime"]: figures} if figures else {}
+
+
+def _digest(backbone: keras.Model) -> str:
+    """sha256 of the weights: the identity of a feature space, whatever the format it runs in."""
+    digest = hashlib.sha256()
+    for weight in backbone.get_weights():
+        digest.update(f"{weight.dtype} {weight.shape}".encode())
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()

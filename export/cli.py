@@ -1,0 +1,165 @@
+"""`anil export`, `verify`, `adapt` and `predict`.
+
+The last two run on ONNX Runtime and never import TensorFlow, so they start at once. What a command
+needs is imported when it runs.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+if TYPE_CHECKING:
+    from anil_tf.export.runtime import BundleRuntime
+
+BATCH = 32  # images a call of the backbone
+SHOWN = 5  # classes a line of `predict`
+
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_json = click.option("--json", "json_file", type=_FILE, help="Write the figures to this file.")
+
+
+def _write_json(path: Path | None, figures: Any) -> None:
+    if path is not None:
+        text = json.dumps(figures, indent=2, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+@click.command()
+@click.argument("run", type=_FOLDER)
+@click.option("--output", required=True, type=_FILE, help="Folder of the bundle; must not exist.")
+@click.option("--targets", default="saved_model,onnx", show_default=True, help="Formats to write.")
+@_json
+def export(run: Path, output: Path, targets: str, json_file: Path | None) -> None:
+    """Export a trained RUN as a bundle, verified against a float64 reference."""
+    from anil_tf.export.bundle import export_bundle
+    from anil_tf.export.verify import format_checks
+
+    manifest = export_bundle(run, output, targets.split(","))
+    click.echo(format_checks(manifest.parity))
+    size = sum(file.bytes for file in manifest.files.values())
+    click.echo(f"\nWrote {output}: {len(manifest.files)} files, {size / 1e6:.1f} MB")
+    _write_json(json_file, manifest.model_dump(mode="json"))
+
+
+@click.command()
+@click.argument("bundle", type=_FOLDER)
+@_json
+def verify(bundle: Path, json_file: Path | None) -> None:
+    """Compare every runtime of a BUNDLE with the float64 reference on fixed episodes."""
+    from anil_tf.export.verify import format_checks, verify_bundle
+
+    checks, skipped = verify_bundle(bundle)
+    click.echo(format_checks(checks))
+    for runtime, reason in skipped.items():
+        click.echo(f"{runtime} skipped: {reason}")
+    _write_json(json_file, {"checks": [check.model_dump() for check in checks], "skipped": skipped})
+    if not all(check.ok for check in checks):
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("bundle", type=_FOLDER)
+@click.option(
+    "--support", required=True, type=_FOLDER, help="Images to learn from: DIR/class-name/*.png."
+)
+@click.option("--output", required=True, type=_FILE, help="Where to write the head (.npz).")
+@click.option("--steps", type=click.IntRange(min=0), help="Steps; the bundle's own by default.")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Learning rate; the bundle's own by default.",
+)
+@_json
+def adapt(
+    bundle: Path,
+    support: Path,
+    output: Path,
+    steps: int | None,
+    learning_rate: float | None,
+    json_file: Path | None,
+) -> None:
+    """Learn the classes of a folder: a head for BUNDLE's backbone."""
+    from anil_tf.datasets.folder import list_classes, read_classes
+    from anil_tf.export.head import Head
+    from anil_tf.export.onnx_runtime import OnnxRuntime
+
+    runtime = OnnxRuntime(bundle)
+    files = list_classes(support)
+    kernel, bias = runtime.initial_head(len(files))
+    classes = read_classes(files, runtime.image_shape)
+    features = _features(runtime, classes.images)
+    labels = np.repeat(np.arange(len(classes.names)), classes.counts)
+
+    start = time.perf_counter()
+    adapted = runtime.adapt(
+        features,
+        labels,
+        kernel,
+        bias,
+        runtime.inner_lr if learning_rate is None else learning_rate,
+        runtime.inner_steps if steps is None else steps,
+    )
+    milliseconds = 1000 * (time.perf_counter() - start)
+    head = Head(adapted.kernel, adapted.bias, classes.names, runtime.manifest.backbone_sha256)
+    head.write(output)
+
+    counts = {name: int(count) for name, count in zip(classes.names, classes.counts, strict=True)}
+    for name, count in counts.items():
+        click.echo(f"{name}: {count} image{'s' if count > 1 else ''}")
+    click.echo(
+        f"Loss {adapted.initial_loss:.4f} before, {adapted.final_loss:.4f} after adaptation "
+        f"({milliseconds:.1f} ms). Wrote {output}"
+    )
+    _write_json(
+        json_file,
+        {
+            "classes": counts,
+            "initial_loss": adapted.initial_loss,
+            "final_loss": adapted.final_loss,
+            "rows_used": adapted.rows_used,
+            "adapt_milliseconds": milliseconds,
+        },
+    )
+
+
+@click.command()
+@click.argument("bundle", type=_FOLDER)
+@click.option("--head", "head_file", required=True, type=_FILE, help="Written by `anil adapt`.")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=_FILE)
+@_json
+def predict(
+    bundle: Path, head_file: Path, images: tuple[Path, ...], json_file: Path | None
+) -> None:
+    """Class names and probabilities of images, under a head that `anil adapt` wrote."""
+    from anil_tf.datasets.folder import read_image
+    from anil_tf.export.head import read_head
+    from anil_tf.export.onnx_runtime import OnnxRuntime
+
+    runtime = OnnxRuntime(bundle)
+    head = read_head(head_file, runtime.manifest)
+    pixels = np.stack([read_image(path, runtime.image_shape) for path in images])
+    _, probabilities = runtime.predict(_features(runtime, pixels), head.kernel, head.bias)
+
+    predictions = []
+    for path, row in zip(images, probabilities, strict=True):
+        best_first = np.argsort(-row, kind="stable")
+        ranked = {head.names[column]: float(row[column]) for column in best_first}
+        predictions.append({"image": str(path), "probabilities": ranked})
+        shown = [f"{name} {value:.3f}" for name, value in list(ranked.items())[:SHOWN]]
+        click.echo(f"{path}: {', '.join(shown)}")
+    _write_json(json_file, predictions)
+
+
+def _features(runtime: "BundleRuntime", images: np.ndarray) -> np.ndarray:
+    """Features of any number of images, a few at a time, with progress on a terminal."""
+    starts = range(0, len(images), BATCH)
+    with click.progressbar(starts, label="Features", file=sys.stderr) as batches:
+        return np.concatenate(
+            [runtime.features(images[start : start + BATCH]) for start in batches]
+        )

@@ -1,0 +1,17 @@
+"""Where things lie in a bundle."""
+
+MANIFEST = "manifest.json"
+MODEL_CARD = "README.md"
+VERIFICATION = "verification.npz"
+
+# TensorFlow Serving watches `saved_model/`; its subfolders are versions.
+SAVED_MODEL = "saved_model/1"
+
+# The signature that each ONNX file computes. `adapt_and_predict` has none: it would store the
+# backbone's weights a second time, and is three calls for whoever runs ONNX.
+ONNX = {
+    "features": "onnx/backbone.onnx",
+    "initial_head": "onnx/initial_head.onnx",
+    "adapt": "onnx/adapt.onnx",
+    "predict": "onnx/predict.onnx",
+}

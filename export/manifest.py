@@ -1,0 +1,121 @@
+"""The manifest of a bundle: what it is, how good it is, and the digest of every file in it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from anil_tf.export import layout
+
+SCHEMA_VERSION = 1
+
+
+class File(pydantic.BaseModel):
+    """Size and digest of a file."""
+
+    sha256: str
+    bytes: int
+
+
+class Check(pydantic.BaseModel):
+    """One comparison of a runtime with the float64 reference.
+
+    `difference` is relative to the largest value of the reference, and null if there was nothing
+    to compare, in which case `error` says why.
+    """
+
+    runtime: str
+    check: str
+    difference: float | None
+    bound: float
+    error: str = ""
+
+    @pydantic.computed_field
+    @property
+    def ok(self) -> bool:
+        """Whether the difference is within the bound."""
+        return self.difference is not None and self.difference <= self.bound
+
+
+class Manifest(pydantic.BaseModel):
+    """What `manifest.json` holds. Names are those of recipes, options and signatures."""
+
+    model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    image_shape: tuple[int, ...]
+    image_dtype: Literal["uint8", "float32"]
+    feature_size: int
+    ways: int
+    head_init: Literal["per_class", "shared"]
+    inner_lr: float
+    inner_steps: int
+    norm: Literal["batch"]
+    loss: Literal["cross_entropy"]
+    seed: int
+    data: dict[str, Any]
+    evaluation: dict[str, Any]
+    accuracy: dict[str, dict[str, Any]]
+    parity: list[Check] = []
+    backbone_sha256: str
+    versions: dict[str, str]
+    files: dict[str, File]
+
+    def write(self, bundle: Path) -> None:
+        """Write `manifest.json` into a bundle's folder."""
+        text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        (bundle / layout.MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+    def has(self, folder: str) -> bool:
+        """Whether the bundle has files in that folder, such as `onnx`."""
+        return any(name.startswith(f"{folder}/") for name in self.files)
+
+
+def list_files(bundle: Path) -> dict[str, File]:
+    """Every file in a folder but the manifest, by its path relative to it, with `/`."""
+    paths = sorted(path for path in bundle.rglob("*") if path.is_file())
+    names = {path.relative_to(bundle).as_posix(): path for path in paths}
+    return {name: _describe(path) for name, path in names.items() if name != layout.MANIFEST}
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Read the manifest and check every file of a bundle against it.
+
+    Args:
+        bundle: Folder of the bundle.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        FileNotFoundError: The folder is not a bundle.
+        ValueError: The manifest is invalid, or a file is missing, changed or outside the folder.
+    """
+    path = bundle / layout.MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{bundle} is not a bundle: it has no {layout.MANIFEST}")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except pydantic.ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ValueError(f"{path} is not a valid manifest: {'; '.join(problems)}") from error
+
+    root = bundle.resolve()
+    for name, expected in manifest.files.items():
+        file = (root / name).resolve()
+        if not file.is_relative_to(root):
+            raise ValueError(f"{path} names a file outside the bundle: {name}")
+        if not file.is_file():
+            raise ValueError(f"{bundle} is incomplete: {name} is missing")
+        if _describe(file) != expected:
+            raise ValueError(f"{bundle} was changed after export: {name} differs from its sha256")
+    return manifest
+
+
+def _describe(path: Path) -> File:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return File(sha256=digest, bytes=path.stat().st_size)

@@ -1,0 +1,94 @@
+"""The README of a bundle: a model card (Mitchell et al. 2019, https://arxiv.org/abs/1810.03993)."""
+
+from anil_tf.export.manifest import Manifest
+
+_TEMPLATE = """\
+# {name}
+
+A few-shot image classifier. From a handful of labelled images it learns new classes in
+milliseconds, where it runs: a frozen backbone turns an image into {feature_size} features, and a
+linear head is fitted to those features by a few steps of gradient descent (ANIL, Raghu et al.
+2020, <https://arxiv.org/abs/1909.09157>). Made with anil-tf {version}.
+
+## Use
+
+    anil adapt THIS_FOLDER --support DIR --output head.npz     # DIR/class-name/*.png
+    anil predict THIS_FOLDER --head head.npz IMAGE...
+
+| | |
+|---|---|
+| Input | {image_dtype} `[batch, {image_shape}]`; pixel scaling is part of the model |
+| Classes | {classes} |
+| Adaptation | {inner_steps} steps at learning rate {inner_lr:.4g} |
+| Formats | {formats} |
+
+`manifest.json` has every setting and the sha256 of every file. The functions are the same in each
+format: `features`, `initial_head`, `adapt` and `predict`; a SavedModel also has
+`adapt_and_predict`, which is all of them in one call.
+
+## Data
+
+{data}
+
+## Accuracy
+
+{accuracy}
+
+Batch normalisation uses the moving averages of training (inductive): an image's features do not
+depend on the images beside it.
+
+## Agreement with the float64 reference
+
+Differences are relative to the largest value of the reference.
+
+{parity}
+
+## Licence
+
+To be stated by whoever publishes this bundle; the licence of the training data applies too.
+"""
+
+
+def write_model_card(manifest: Manifest) -> str:
+    """The text of a bundle's README.md."""
+    shared = manifest.head_init == "shared"
+    return _TEMPLATE.format(
+        name=manifest.name,
+        version=manifest.versions["anil-tf"],
+        feature_size=manifest.feature_size,
+        image_dtype=manifest.image_dtype,
+        image_shape=", ".join(map(str, manifest.image_shape)),
+        classes="any number from 2" if shared else f"2 to {manifest.ways}",
+        inner_steps=manifest.inner_steps,
+        inner_lr=manifest.inner_lr,
+        formats=", ".join(name for name in ("saved_model", "onnx") if manifest.has(name)),
+        data="\n".join(f"- {key}: {value}" for key, value in manifest.data.items()),
+        accuracy=_accuracy(manifest),
+        parity=_table(
+            ("runtime", "check", "difference", "bound"),
+            [
+                (c.runtime, c.check, f"{c.difference:.1e}", f"{c.bound:.0e}")
+                for c in manifest.parity
+            ],
+        ),
+    )
+
+
+def _accuracy(manifest: Manifest) -> str:
+    if not manifest.accuracy:
+        return "Not measured. Run `anil evaluate` on the run before exporting it."
+    keys = ("ways", "shots", "queries", "episodes", "split")
+    rows = [
+        (
+            runtime,
+            f"{100 * figures['accuracy']:.2f} ± {100 * figures['ci95']:.2f} %",
+            *(figures.get(key, "") for key in keys),
+        )
+        for runtime, figures in manifest.accuracy.items()
+    ]
+    return _table(("runtime", "accuracy (95 % interval)", *keys), rows)
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

@@ -1,0 +1,197 @@
+"""Running a bundle: one interface, whatever the format behind it."""
+
+import abc
+import importlib
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+from anil_tf.export.manifest import read_manifest
+from anil_tf.export.signatures import bind, declare
+
+
+class Adaptation(NamedTuple):
+    """A head fitted to a support set.
+
+    `kernel` is `[D, N]`, `bias` `[N]`; the losses are the support set's mean cross-entropy before
+    and after; `rows_used` counts the support rows that are not padding.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    initial_loss: float
+    final_loss: float
+    rows_used: int
+
+
+class Runtime(Protocol):
+    """What can run episodes: a bundle in any format, or a Keras model. NumPy in, NumPy out."""
+
+    name: str
+    inner_lr: float
+    inner_steps: int
+
+    def features(self, image: np.ndarray) -> np.ndarray:
+        """Features float32 `[B, D]` of images `[B, H, W, C]`."""
+
+    def initial_head(self, ways: int) -> tuple[np.ndarray, np.ndarray]:
+        """The head before adaptation: kernel `[D, ways]`, bias `[ways]`."""
+
+    def adapt(
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        kernel: np.ndarray,
+        bias: np.ndarray,
+        learning_rate: float,
+        steps: int,
+    ) -> Adaptation:
+        """Fit a head to features `[M, D]`, labels `[M]`; a label outside `0..N-1` is padding."""
+
+    def predict(
+        self, features: np.ndarray, kernel: np.ndarray, bias: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and probabilities `[B, N]` of features `[B, D]`."""
+
+
+class BundleRuntime(abc.ABC):
+    """A `Runtime` on a bundle's signatures; a format has only to run one of them by name.
+
+    Args:
+        bundle: Folder of the bundle, whose files are checked against its manifest.
+
+    Raises:
+        FileNotFoundError: The folder is not a bundle.
+        ValueError: The bundle is damaged, or was exported without this format.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, bundle: str | Path) -> None:
+        self.bundle = Path(bundle)
+        self.manifest = read_manifest(self.bundle)
+        if not self.manifest.has(self.name):
+            raise ValueError(f"{bundle} was exported without {self.name}")
+        self.inner_lr = self.manifest.inner_lr
+        self.inner_steps = self.manifest.inner_steps
+        self.signatures = declare(
+            self.manifest.image_shape, self.manifest.image_dtype, self.manifest.feature_size
+        )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images that `features` takes.
+
+        Raises:
+            ValueError: The bundle takes other data than images.
+        """
+        shape = self.manifest.image_shape
+        if self.manifest.image_dtype != "uint8" or len(shape) != 3:
+            raise ValueError(
+                f"{self.bundle} takes {self.manifest.image_dtype} {list(shape)} data, not images"
+            )
+        height, width, channels = shape
+        return height, width, channels
+
+    @abc.abstractmethod
+    def _run(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name of a signature run on arrays of the declared dtypes."""
+
+    def run(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
+        """Run a signature on array-likes by name; the outputs by name.
+
+        Raises:
+            ValueError: An input has the wrong dtype or shape.
+        """
+        return self._run(signature, bind(self.signatures[signature], inputs))
+
+    def features(self, image: np.ndarray) -> np.ndarray:
+        """Features float32 `[B, D]` of images `[B, H, W, C]`."""
+        return self.run("features", image=image)["features"]
+
+    def initial_head(self, ways: int) -> tuple[np.ndarray, np.ndarray]:
+        """The head before adaptation: kernel `[D, ways]`, bias `[ways]`.
+
+        Raises:
+            ValueError: `ways` is below 2, or more than a `per_class` head was trained with.
+        """
+        if ways < 2:
+            raise ValueError(f"ways must be at least 2. Received: ways={ways}")
+        if self.manifest.head_init == "per_class" and ways > self.manifest.ways:
+            raise ValueError(
+                f"This bundle's head has a column for each of {self.manifest.ways} classes. "
+                f"Received: ways={ways}. Train with head_init = 'shared' for any number of classes."
+            )
+        head = self.run("initial_head", ways=ways)
+        return head["kernel"], head["bias"]
+
+    def adapt(
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        kernel: np.ndarray,
+        bias: np.ndarray,
+        learning_rate: float,
+        steps: int,
+    ) -> Adaptation:
+        """Fit a head to features `[M, D]`, labels `[M]`; a label outside `0..N-1` is padding.
+
+        Raises:
+            ValueError: Shapes do not agree, or `steps` is negative.
+        """
+        if steps < 0:
+            raise ValueError(f"steps must not be negative. Received: steps={steps}")
+        adapted = self.run(
+            "adapt",
+            features=features,
+            labels=labels,
+            kernel=kernel,
+            bias=bias,
+            learning_rate=learning_rate,
+            steps=steps,
+        )
+        return Adaptation(
+            adapted["adapted_kernel"],
+            adapted["adapted_bias"],
+            float(adapted["initial_loss"]),
+            float(adapted["final_loss"]),
+            int(adapted["rows_used"]),
+        )
+
+    def predict(
+        self, features: np.ndarray, kernel: np.ndarray, bias: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and probabilities `[B, N]` of features `[B, D]`."""
+        predicted = self.run("predict", features=features, kernel=kernel, bias=bias)
+        return predicted["logits"], predicted["probabilities"]
+
+
+# Imported when asked for: running ONNX must not need TensorFlow, nor the other way round.
+RUNTIMES = {
+    "onnx": ("anil_tf.export.onnx_runtime", "OnnxRuntime", "onnxruntime"),
+    "saved_model": ("anil_tf.export.saved_model_runtime", "SavedModelRuntime", "tensorflow"),
+}
+
+
+def open_bundle(bundle: str | Path, runtime: str = "onnx") -> BundleRuntime:
+    """Open a bundle with one of its runtimes.
+
+    Args:
+        bundle: Folder of the bundle.
+        runtime: `"onnx"` (ONNX Runtime, without TensorFlow) or `"saved_model"` (a TensorFlow
+            session, as TensorFlow Serving loads it).
+
+    Raises:
+        ImportError: The runtime's package is not installed.
+        FileNotFoundError: The folder is not a bundle.
+        ValueError: The runtime is unknown, or the bundle is damaged or lacks that format.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime must be one of {sorted(RUNTIMES)}. Received: {runtime!r}")
+    module, name, package = RUNTIMES[runtime]
+    try:
+        opened = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"The {runtime} runtime needs: pip install {package}") from error
+    return opened(bundle)

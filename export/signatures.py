@@ -1,0 +1,129 @@
+"""The five functions of a bundle: the names, dtypes and axes that every format keeps."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Tensor(NamedTuple):
+    """A NumPy dtype name, and axes: a number is a fixed size, a name a size that varies."""
+
+    dtype: str
+    axes: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} [{', '.join(map(str, self.axes))}]"
+
+
+class Signature(NamedTuple):
+    """What a function takes and what it returns, by name and in order."""
+
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+
+
+def declare(
+    image_shape: tuple[int, ...], image_dtype: str, feature_size: int
+) -> dict[str, Signature]:
+    """The signatures of a bundle.
+
+    An input and an output of one signature never share a name: LiteRT cannot tell them apart.
+
+    Args:
+        image_shape: Shape of one image, `(H, W, C)`.
+        image_dtype: `"uint8"`, or `"float32"` for data that is not images.
+        feature_size: D, the width of the backbone's output.
+
+    Returns:
+        A signature for each of `features`, `initial_head`, `adapt`, `predict` and
+        `adapt_and_predict`.
+    """
+
+    def images(axis: str) -> Tensor:
+        return Tensor(image_dtype, (axis, *image_shape))
+
+    def floats(*axes: int | str) -> Tensor:
+        return Tensor("float32", axes)
+
+    def integers(*axes: int | str) -> Tensor:
+        return Tensor("int32", axes)
+
+    # `adapt` and `predict` do not depend on the feature size, so there it is left open.
+    kernel, bias = floats("features", "ways"), floats("ways")
+    return {
+        "features": Signature(
+            {"image": images("batch")},
+            {"features": floats("batch", feature_size)},
+        ),
+        "initial_head": Signature(
+            {"ways": integers()},
+            {"kernel": floats(feature_size, "ways"), "bias": bias},
+        ),
+        "adapt": Signature(
+            {
+                "features": floats("rows", "features"),
+                "labels": integers("rows"),
+                "kernel": kernel,
+                "bias": bias,
+                "learning_rate": floats(),
+                "steps": integers(),
+            },
+            {
+                "adapted_kernel": kernel,
+                "adapted_bias": bias,
+                "initial_loss": floats(),
+                "final_loss": floats(),
+                "rows_used": integers(),
+            },
+        ),
+        "predict": Signature(
+            {"features": floats("batch", "features"), "kernel": kernel, "bias": bias},
+            {"logits": floats("batch", "ways"), "probabilities": floats("batch", "ways")},
+        ),
+        "adapt_and_predict": Signature(
+            {
+                "support_image": images("rows"),
+                "support_labels": integers("rows"),
+                "query_image": images("batch"),
+            },
+            {"probabilities": floats("batch", "ways")},
+        ),
+    }
+
+
+def bind(signature: Signature, values: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Values for a signature's inputs, as arrays of its dtypes.
+
+    Integers may widen or narrow and so may floats; a float image is never cut to bytes.
+
+    Args:
+        signature: Which names, dtypes and axes are wanted.
+        values: Array-likes by input name.
+
+    Returns:
+        Arrays by input name, in the declared order.
+
+    Raises:
+        ValueError: A dtype, a rank or a fixed size is wrong, or an axis that two inputs share has
+            two sizes.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    sizes: dict[str, tuple[str, int]] = {}
+    for name, tensor in signature.inputs.items():
+        array = np.asarray(values[name])
+        fits = np.can_cast(array.dtype, tensor.dtype, casting="same_kind")
+        fits = fits and array.ndim == len(tensor.axes)
+        for axis, size in zip(tensor.axes, array.shape, strict=False):
+            if isinstance(axis, int):
+                fits = fits and size == axis
+                continue
+            first, expected = sizes.setdefault(axis, (name, size))
+            if size != expected:
+                raise ValueError(
+                    f"{first} and {name} must agree in {axis}. Received: {expected} and {size}"
+                )
+        if not fits:
+            received = Tensor(str(array.dtype), array.shape)
+            raise ValueError(f"{name} must be {tensor}. Received: {received}")
+        arrays[name] = np.ascontiguousarray(array, tensor.dtype).reshape(array.shape)
+    return arrays

@@ -1,0 +1,152 @@
+"""Folders, arrays, splits and TFDS as sources of classes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anil_tf.datasets.folder import list_classes, read_classes, read_image
+from anil_tf.datasets.images import ClassImages, to_array
+from anil_tf.datasets.load import load_folder, load_tfds
+from anil_tf.datasets.splits import SPLITS, SplitRule, csv_split, random_split
+
+SHAPE = (8, 8, 3)
+
+
+def write_tree(root: Path, classes: dict[str, int]) -> Path:
+    """One folder a class; every pixel of an image is the class's position."""
+    for position, (name, count) in enumerate(classes.items()):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.full((10, 12, 3), 10 * position, np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+class TestImages:
+    def test_a_picture_is_brought_to_shape_and_channels(self):
+        picture = Image.fromarray(np.full((20, 30, 3), 200, np.uint8))
+        assert to_array(picture, (8, 6, 1)).shape == (8, 6, 1)
+        np.testing.assert_array_equal(to_array(picture, (8, 6, 3)), 200)
+
+    def test_arrays_are_grouped_by_label(self):
+        images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1)
+        classes = ClassImages.from_arrays(images, np.array([2, 0, 2, 0, 2, 0]), ["a", "b", "c"])
+        assert classes.names == ("a", "c")
+        np.testing.assert_array_equal(classes.of(0).ravel(), [1, 3, 5])
+        np.testing.assert_array_equal(classes.of(1).ravel(), [0, 2, 4])
+        np.testing.assert_array_equal(classes.select([1]).of(0).ravel(), [0, 2, 4])
+
+    def test_floats_are_refused(self):
+        with pytest.raises(ValueError, match=r"uint8 .* Received: float64 \[2, 4, 4, 1\]"):
+            ClassImages.from_arrays(np.zeros((2, 4, 4, 1)), np.zeros(2, int))
+
+    def test_labels_of_another_length_are_refused(self):
+        with pytest.raises(ValueError, match=r"labels must be integers \[2\].*Received: int64 \[3"):
+            ClassImages.from_arrays(np.zeros((2, 4, 4), np.uint8), np.zeros(3, np.int64))
+
+
+class TestFolder:
+    def test_reads_one_folder_a_class(self, tmp_path):
+        root = write_tree(tmp_path / "tree", {"ant": 2, "bee": 3})
+        (root / "notes.txt").write_text("not a class")
+        (root / "bee" / "notes.txt").write_text("not an image")
+        classes = read_classes(list_classes(root), SHAPE)
+        assert classes.names == ("ant", "bee")
+        assert classes.images.dtype == np.uint8
+        assert classes.of(1).shape == (3, *SHAPE)
+        np.testing.assert_array_equal(classes.of(1), 10)
+
+    def test_a_file_that_does_not_decode_is_named(self, tmp_path):
+        path = tmp_path / "broken.png"
+        path.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+        with pytest.raises(ValueError, match="broken.png is not an image that decodes"):
+            read_image(path, SHAPE)
+
+    def test_a_truncated_image_is_named(self, tmp_path):
+        path = tmp_path / "half.png"
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
+        path.write_bytes(path.read_bytes()[:3000])
+        with pytest.raises(ValueError, match="half.png is not an image that decodes"):
+            read_image(path, SHAPE)
+
+    def test_a_missing_folder_an_empty_one_and_an_empty_class_are_told_apart(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+            list_classes(tmp_path / "nowhere")
+        with pytest.raises(ValueError, match="has no class folders"):
+            list_classes(tmp_path)
+        (tmp_path / "ant").mkdir()
+        with pytest.raises(ValueError, match="class 'ant' has no images"):
+            list_classes(tmp_path)
+
+    def test_split_folders_are_taken_as_they_are(self, tmp_path):
+        for split, name in zip(SPLITS, ("ant", "bee", "cat"), strict=True):
+            write_tree(tmp_path / split, {name: 2})
+        splits = load_folder(tmp_path, ("train", "test"), SHAPE, SplitRule())
+        assert {split: data.names for split, data in splits.items()} == {
+            "train": ("ant",),
+            "test": ("cat",),
+        }
+
+    def test_a_class_in_two_split_folders_is_refused(self, tmp_path):
+        for split, name in zip(SPLITS, ("ant", "bee", "ant"), strict=True):
+            write_tree(tmp_path / split, {name: 2})
+        with pytest.raises(ValueError, match=r"class 'ant' .* both train and test"):
+            load_folder(tmp_path, ("train",), SHAPE, SplitRule())
+
+    def test_a_seeded_split_of_a_heap_of_classes(self, tmp_path):
+        write_tree(tmp_path, {f"c{n}": 1 for n in range(10)})
+        splits = load_folder(tmp_path, SPLITS, SHAPE, SplitRule(sizes=(5, 2, 3)))
+        names = [data.names for data in splits.values()]
+        assert [len(part) for part in names] == [5, 2, 3]
+        assert len(set().union(*names)) == 10
+
+
+class TestSplits:
+    def test_a_random_split_is_disjoint_complete_and_of_exact_sizes(self):
+        names = [f"n{n}" for n in range(1623)]
+        split = random_split(names, (1100, 100, 423), seed=0)
+        assert [len(split[part]) for part in SPLITS] == [1100, 100, 423]
+        assert sorted(sum(split.values(), [])) == sorted(names)
+
+    def test_the_seed_and_not_the_order_of_names_decides(self):
+        names = [f"n{n}" for n in range(30)]
+        assert random_split(names, seed=3) == random_split(names[::-1], seed=3)
+        assert random_split(names, seed=3) != random_split(names, seed=4)
+
+    def test_too_few_classes_are_refused(self):
+        with pytest.raises(ValueError, match=r"3 classes are too few .*Received: \[2, 0, 1\]"):
+            random_split(["a", "b", "c"], (64, 16, 20))
+
+    def test_csv_lists_as_published_for_mini_imagenet(self, tmp_path):
+        for part, label in zip(SPLITS, "abc", strict=True):
+            rows = f"filename,label\n{label}1.jpg,{label}\n{label}2.jpg,{label}\n"
+            (tmp_path / f"{part}.csv").write_text(rows)
+        assert csv_split(tmp_path, "abc") == {"train": ["a"], "val": ["b"], "test": ["c"]}
+        with pytest.raises(ValueError, match=r"train\.csv names class 'a', of which"):
+            csv_split(tmp_path, "xyz")
+        (tmp_path / "test.csv").write_text("label\na\n")
+        with pytest.raises(ValueError, match="class 'a' is in both train and test"):
+            csv_split(tmp_path, "abc")
+        (tmp_path / "test.csv").write_text("class\na\n")
+        with pytest.raises(ValueError, match=r"test\.csv needs a 'label' column"):
+            csv_split(tmp_path, "abc")
+
+
+class TestTfds:
+    def test_omniglot_splits_are_disjoint_characters(self, omniglot_data_dir):
+        from anil_tf.training.recipe import read_recipe
+
+        data = read_recipe("omniglot-5way-1shot").data
+        splits = data.load(SPLITS, omniglot_data_dir)
+        assert [len(splits[part].names) for part in SPLITS] == [1100, 100, 423]
+        assert len(set().union(*(splits[part].names for part in SPLITS))) == 1623
+        assert all((splits[part].counts == 20).all() for part in SPLITS)
+        # No drawing is in two splits either.
+        pixels = [{image.tobytes() for image in splits[part].images} for part in SPLITS]
+        assert not (pixels[0] & pixels[2] or pixels[1] & pixels[2] or pixels[0] & pixels[1])
+
+    def test_a_data_set_that_tfds_does_not_know_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="TFDS knows no data set 'no_such_data'"):
+            load_tfds("no_such_data", ("train",), SHAPE, SplitRule(), tmp_path)

@@ -1,0 +1,86 @@
+"""Tiny runs, random but not trivial, and their bundles, made once a session."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+
+IMAGE_SHAPE = (28, 28, 1)
+
+
+def make_run(folder: Path, head_init: str = "shared", **settings: Any) -> Path:
+    """A run directory as training leaves it."""
+    import keras
+
+    from anil_tf import ANIL, backbones
+
+    keras.utils.set_random_seed(7)
+    rng = np.random.default_rng(7)
+    backbone = backbones.conv4_strided(IMAGE_SHAPE, filters=16, pooling=False)
+    # Scales and moving averages away from the zeros and ones that they start from.
+    for variable in backbone.variables:
+        if "norm" in variable.path:
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    model = ANIL(backbone, ways=5, head_init=head_init, inner_lr=0.05, **settings)
+    model.build({"support_x": (None, None, *IMAGE_SHAPE)})
+    for weight in model.head.weights:
+        weight.assign(rng.normal(0, 0.1, weight.shape))
+
+    folder.mkdir()
+    model.save(folder / "model.keras")
+    recipe = {
+        "name": "tiny",
+        "seed": 7,
+        "data": {"source": "noise", "image_shape": list(IMAGE_SHAPE)},
+        "evaluation": {"episodes": 10},
+    }
+    (folder / "recipe.toml").write_text(tomli_w.dumps(recipe))
+    np.savez(
+        folder / "examples.npz",
+        image=rng.integers(0, 256, (60, *IMAGE_SHAPE), np.uint8),
+        label=np.repeat(np.arange(10, dtype=np.int32), 6),
+        names=np.array([f"class {index}" for index in range(10)]),
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a shared head. Not to be changed."""
+    return make_run(tmp_path_factory.mktemp("shared") / "run")
+
+
+@pytest.fixture(scope="session")
+def bundle(run: Path) -> Path:
+    """Its bundle, in every format. Not to be changed."""
+    from anil_tf.export.bundle import export_bundle
+
+    export_bundle(run, run.parent / "bundle")
+    return run.parent / "bundle"
+
+
+@pytest.fixture(scope="session")
+def per_class_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a run with a column for each of five classes. Not to be changed."""
+    from anil_tf.export.bundle import export_bundle
+
+    folder = tmp_path_factory.mktemp("per_class")
+    export_bundle(make_run(folder / "run", "per_class"), folder / "bundle")
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    """Twelve images."""
+    return np.random.default_rng(3).integers(0, 256, (12, *IMAGE_SHAPE), np.uint8)
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
+    """Copies a bundle, for a test that changes it."""
+    import shutil
+
+    return lambda source: Path(shutil.copytree(source, tmp_path / "copy"))

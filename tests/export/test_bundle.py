@@ -1,0 +1,124 @@
+"""What is exported, what is refused, and that a failure leaves nothing behind."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from anil_tf import ANIL, backbones
+from anil_tf.export import bundle as bundle_module
+from anil_tf.export.backbone import with_precision
+from anil_tf.export.bundle import check_exportable, export_bundle
+from anil_tf.export.manifest import read_manifest
+
+
+def tiny_model(**settings):
+    backbone = backbones.conv4_strided((8, 8, 1), filters=4)
+    return ANIL(backbone, **{"ways": 5, **settings})
+
+
+@pytest.fixture
+def run_copy(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "run")
+
+
+def test_the_manifest_says_what_the_model_is(bundle):
+    manifest = read_manifest(bundle)
+    assert (manifest.name, manifest.seed) == ("tiny", 7)
+    assert (manifest.image_shape, manifest.image_dtype) == ((28, 28, 1), "uint8")
+    assert (manifest.feature_size, manifest.ways, manifest.head_init) == (64, 5, "shared")
+    assert manifest.inner_lr == pytest.approx(0.05) and manifest.inner_steps == 5
+    assert (manifest.norm, manifest.loss) == ("batch", "cross_entropy")
+    assert manifest.data["source"] == "noise" and manifest.evaluation == {"episodes": 10}
+    assert set(manifest.versions) == {"anil-tf", "keras", "onnx", "tensorflow"}
+
+
+def test_the_last_evaluation_is_quoted(run_copy, tmp_path):
+    figures = {"runtime": "keras", "accuracy": 0.9512, "ci95": 0.0034, "ways": 5, "shots": 1}
+    (run_copy / "metrics.json").write_text(json.dumps({"evaluate": figures}))
+    manifest = export_bundle(run_copy, tmp_path / "bundle", ["onnx"])
+    assert manifest.accuracy == {"keras": figures}
+    assert "95.12 ± 0.34 %" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_bundle_without_evaluation_says_so(bundle):
+    assert "Not measured" in (bundle / "README.md").read_text(encoding="utf-8")
+
+
+def test_only_the_targets_asked_for_are_written(run, tmp_path):
+    manifest = export_bundle(run, tmp_path / "bundle", ["onnx"])
+    assert manifest.has("onnx") and not manifest.has("saved_model")
+    assert {check.runtime for check in manifest.parity} == {"onnx"}
+
+
+@pytest.mark.parametrize("targets", [["onnx", "floppy"], []])
+def test_an_unknown_target_is_refused(run, tmp_path, targets):
+    with pytest.raises(ValueError, match="targets must be some of"):
+        export_bundle(run, tmp_path / "bundle", targets)
+
+
+def test_an_existing_output_is_refused(run, tmp_path):
+    with pytest.raises(FileExistsError, match="Remove it or choose another output"):
+        export_bundle(run, tmp_path)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not a finished run: it has no recipe.toml"):
+        export_bundle(tmp_path, tmp_path / "bundle")
+
+
+def test_an_export_that_disagrees_with_the_reference_leaves_nothing(run, tmp_path, monkeypatch):
+    def distorted(backbone, dtype):
+        copy = with_precision(backbone, dtype)
+        if dtype == "float32":
+            copy.set_weights([weight * np.float32(1.001) for weight in copy.get_weights()])
+        return copy
+
+    monkeypatch.setattr(bundle_module, "with_precision", distorted)
+    with pytest.raises(
+        ValueError, match="does not agree with the float64 reference: onnx features"
+    ):
+        export_bundle(run, tmp_path / "bundle", ["onnx"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"norm": "task"}, "train with norm='batch' to export"),
+        ({"loss": "mse"}, "loss='cross_entropy' are exported"),
+        ({"head": keras.layers.Dense(5)}, "Only the linear head is exported"),
+    ],
+)
+def test_what_could_not_run_as_it_was_trained_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        check_exportable(tiny_model(**settings))
+
+
+def test_another_keras_model_is_refused():
+    with pytest.raises(ValueError, match="Only anil_tf.ANIL models"):
+        check_exportable(backbones.mlp())
+
+
+def test_a_model_trained_in_mixed_precision_is_exported_in_float32(run_copy, tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        backbone = backbones.conv4_strided((28, 28, 1), filters=4)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model = ANIL(backbone, ways=5, head_init="shared")
+    model.build({"support_x": (None, None, 28, 28, 1)})
+    model.save(run_copy / "model.keras")
+    # Verified against float64 at 1e-5, which bfloat16 would miss by far.
+    assert export_bundle(run_copy, tmp_path / "bundle", ["onnx"]).parity
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_backbone_in_another_precision_has_the_same_weights(dtype):
+    backbone = backbones.resnet12((8, 8, 3), filters=4)
+    copy = with_precision(backbone, dtype)
+    assert {variable.dtype for variable in copy.variables} == {dtype}
+    for ours, theirs in zip(copy.get_weights(), backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

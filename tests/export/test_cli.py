@@ -1,0 +1,159 @@
+"""`anil export`, `verify`, `adapt` and `predict`, as a user types them."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from anil_tf.cli import main
+
+
+def anil(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three classes of pictures that differ in brightness, in sizes other than the model's."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, brightness in {"dark": 20, "grey": 120, "light": 230}.items():
+        (folder / name).mkdir()
+        for index in range(3):
+            pixels = rng.normal(brightness, 8, (40, 36, 3)).clip(0, 255).astype(np.uint8)
+            suffix = "jpg" if index else "png"
+            Image.fromarray(pixels).save(folder / name / f"{index}.{suffix}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def head(bundle, pictures, tmp_path_factory):
+    path = tmp_path_factory.mktemp("heads") / "head.npz"
+    result = anil("adapt", bundle, "--support", pictures, "--output", path, "--steps", 200)
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def assert_refused(result, *fragments):
+    assert result.exit_code == 2, result.output
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert all(fragment in last for fragment in fragments), last
+
+
+def test_export_writes_a_bundle_and_its_figures(run, tmp_path):
+    figures = tmp_path / "figures.json"
+    result = anil("export", run, "--output", tmp_path / "b", "--targets", "onnx", "--json", figures)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "b" / "manifest.json").is_file()
+    assert json.loads(figures.read_text())["parity"]
+
+
+def test_verify_prints_a_line_a_check_and_writes_them(bundle, tmp_path):
+    result = anil("verify", bundle, "--json", tmp_path / "checks.json")
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "checks.json").read_text())
+    assert len(result.stdout.splitlines()) == 1 + len(written["checks"])
+    assert all(check["ok"] for check in written["checks"])
+
+
+def test_verify_exits_with_1_when_a_check_fails(bundle, tmp_path):
+    from anil_tf.export.manifest import list_files, read_manifest
+    from anil_tf.export.verification import Verification
+
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    episodes = Verification.read(copy)
+    episodes._replace(query_features=episodes.query_features + 1.0).write(copy)
+    read_manifest(bundle).model_copy(update={"files": list_files(copy)}).write(copy)
+    result = anil("verify", copy)
+    assert result.exit_code == 1
+    assert "FAILED" in result.output
+
+
+def test_adapt_learns_classes_that_predict_then_names(bundle, pictures, head, tmp_path):
+    figures = tmp_path / "predictions.json"
+    files = [pictures / name / "2.jpg" for name in ("dark", "grey", "light")]
+    result = anil("predict", bundle, "--head", head, *files, "--json", figures)
+    assert result.exit_code == 0, result.output
+    predictions = json.loads(figures.read_text())
+    assert [next(iter(p["probabilities"])) for p in predictions] == ["dark", "grey", "light"]
+    assert all(sum(p["probabilities"].values()) == pytest.approx(1) for p in predictions)
+    assert [line.split(": ")[0] for line in result.stdout.splitlines()] == list(map(str, files))
+
+
+def test_adapt_reports_classes_counts_and_losses(bundle, pictures, tmp_path):
+    figures = tmp_path / "figures.json"
+    output = tmp_path / "head.npz"
+    result = anil("adapt", bundle, "--support", pictures, "--output", output, "--json", figures)
+    assert result.exit_code == 0, result.output
+    assert "dark: 3 images" in result.stdout
+    written = json.loads(figures.read_text())
+    assert written["classes"] == {"dark": 3, "grey": 3, "light": 3}
+    assert written["rows_used"] == 9
+    assert written["final_loss"] < written["initial_loss"]
+
+
+def test_adapt_and_predict_run_without_tensorflow(bundle, pictures, tmp_path):
+    head = tmp_path / "head.npz"
+    adapt = ["adapt", bundle, "--support", pictures, "--output", head]
+    predict = ["predict", bundle, "--head", head, pictures / "dark" / "0.png"]
+    commands = [[str(argument) for argument in command] for command in (adapt, predict)]
+    program = (
+        "import sys; from anil_tf.cli import main; "
+        f"[main(command, standalone_mode=False) for command in {commands!r}]; "
+        "print({'tensorflow', 'keras'} & set(sys.modules))"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert process.stdout.strip().endswith("set()"), process.stderr
+
+
+def test_a_picture_that_does_not_decode_is_named(bundle, pictures, head, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not a picture")
+    assert_refused(anil("predict", bundle, "--head", head, broken), "broken.png")
+    support = shutil.copytree(pictures, tmp_path / "support")
+    shutil.copy(broken, support / "dark" / "broken.png")
+    result = anil("adapt", bundle, "--support", support, "--output", tmp_path / "head.npz")
+    assert_refused(result, "broken.png")
+    assert not (tmp_path / "head.npz").exists()
+
+
+def test_a_single_class_is_refused(bundle, pictures, tmp_path):
+    shutil.copytree(pictures / "dark", tmp_path / "one" / "dark")
+    result = anil("adapt", bundle, "--support", tmp_path / "one", "--output", tmp_path / "h.npz")
+    assert_refused(result, "ways must be at least 2")
+
+
+def test_more_classes_than_a_per_class_head_has_are_refused(per_class_bundle, pictures, tmp_path):
+    for index in range(6):
+        shutil.copytree(pictures / "dark", tmp_path / "many" / f"class {index}")
+    result = anil(
+        "adapt", per_class_bundle, "--support", tmp_path / "many", "--output", tmp_path / "h.npz"
+    )
+    assert_refused(result, "each of 5 classes", "ways=6")
+
+
+def test_a_head_of_another_bundle_is_refused(per_class_bundle, bundle, pictures, head, tmp_path):
+    other = tmp_path / "head.npz"
+    with np.load(head) as arrays:
+        np.savez(other, **{**arrays, "backbone_sha256": np.array("f" * 64)})
+    picture = pictures / "dark" / "0.png"
+    assert_refused(anil("predict", bundle, "--head", other, picture), "head.npz", "another bundle")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["verify", "."], "is not a bundle"),
+        (["export", ".", "--output", "b"], "is not a finished run"),
+        (["predict", ".", "--head", "h", "i.png"], "is not a bundle"),
+    ],
+)
+def test_a_folder_of_another_kind_is_refused(arguments, fragment, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(anil(*arguments), fragment)

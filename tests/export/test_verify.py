@@ -1,0 +1,116 @@
+"""Verification finds what is wrong, names it, and lets no export through that fails it."""
+
+import numpy as np
+import pytest
+
+from anil_tf.export import verify
+from anil_tf.export.cases import BOUND, list_cases, measure
+from anil_tf.export.runtime import open_bundle
+from anil_tf.export.verification import Verification, choose_episodes
+from anil_tf.export.verify import check_runtime, format_checks, verify_bundle
+
+
+def failing(checks):
+    return {check.check for check in checks if not check.ok}
+
+
+def test_every_runtime_of_an_export_agrees_with_the_reference(bundle):
+    checks, skipped = verify_bundle(bundle)
+    assert {check.runtime for check in checks} == {"onnx", "saved_model"}
+    assert not failing(checks) and not skipped
+    assert all(check.bound <= 1e-4 for check in checks)
+
+
+def test_a_per_class_export_agrees_too(per_class_bundle):
+    checks, _ = verify_bundle(per_class_bundle)
+    assert not failing(checks)
+
+
+def test_features_that_differ_are_found(bundle):
+    episodes = Verification.read(bundle)
+    moved = episodes._replace(support_features=episodes.support_features * (1 + 1e-4))
+    assert failing(check_runtime(open_bundle(bundle), moved)) == {"features"}
+
+
+def test_a_wrong_learning_rate_is_found(bundle, monkeypatch):
+    runtime = open_bundle(bundle)
+    run = runtime.run
+
+    def with_a_higher_rate(signature, **inputs):
+        if signature == "adapt":
+            inputs["learning_rate"] *= 1.01
+        return run(signature, **inputs)
+
+    monkeypatch.setattr(runtime, "run", with_a_higher_rate)
+    found = failing(check_runtime(runtime, Verification.read(bundle)))
+    assert found == {"adapt, 5 steps", "adapt, 50 steps", "adapt, padding rows"}
+
+
+def test_one_failure_does_not_hide_the_other_checks(bundle, monkeypatch):
+    runtime = open_bundle(bundle)
+    run = runtime.run
+
+    def without_predict(signature, **inputs):
+        if signature == "predict":
+            raise RuntimeError("no such operation")
+        return run(signature, **inputs)
+
+    monkeypatch.setattr(runtime, "run", without_predict)
+    checks = check_runtime(runtime, Verification.read(bundle))
+    assert len(checks) == 7 and failing(checks) == {"predict"}
+    assert "RuntimeError: no such operation" in format_checks(checks)
+
+
+def test_a_runtime_that_is_not_installed_is_skipped_with_the_reason(bundle, monkeypatch):
+    missing = ("anil_tf.export.no_such_module", "Missing", "some-package")
+    monkeypatch.setitem(verify.RUNTIMES, "onnx", missing)
+    checks, skipped = verify_bundle(bundle)
+    assert {check.runtime for check in checks} == {"saved_model"}
+    assert skipped == {"onnx": "The onnx runtime needs: pip install some-package"}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ({"other": np.ones(2)}, "outputs are .* instead of"),
+        ({"x": np.ones(3)}, r"x has shape \(3,\) instead of \(2,\)"),
+        ({"x": np.array([1.0, np.nan])}, "not finite"),
+    ],
+)
+def test_names_and_shapes_come_before_values(outputs, message):
+    with pytest.raises(ValueError, match=message):
+        measure(outputs, ({"x": np.ones(2)},))
+
+
+def test_a_difference_is_relative_to_the_largest_value_of_its_group():
+    expected = ({"kernel": np.array([4.0]), "bias": np.array([0.0])}, {"loss": np.array(2.0)})
+    outputs = {"kernel": np.array([4.0]), "bias": np.array([0.1]), "loss": np.array(2.0)}
+    assert measure(outputs, expected) == pytest.approx(0.1 / 4)
+
+
+def test_adaptation_that_diverges_is_not_held_to_more_than_float32_can_do(bundle):
+    episodes = Verification.read(bundle)
+    far = list_cases(episodes, rate=100.0, steps=5)
+    assert max(case.bound for case in far if case.check == "adapt, 50 steps") > BOUND
+    near = list_cases(episodes, rate=0.01, steps=5)
+    assert {case.bound for case in near if case.check == "adapt, 5 steps"} == {BOUND}
+
+
+def test_episodes_are_disjoint_and_hold_every_class_alike():
+    label = np.repeat(np.arange(10), 6)
+    episodes = choose_episodes(label, ways=5)
+    rows = np.concatenate([episodes.support, episodes.query], axis=1)
+    assert len(np.unique(rows)) == rows.size == 40
+    for support, labels in zip(episodes.support, episodes.labels, strict=True):
+        assert np.unique(labels, return_counts=True)[1].tolist() == [2] * 5
+        assert len({(label[row], one) for row, one in zip(support, labels, strict=True)}) == 5
+
+
+def test_classes_with_too_few_examples_are_passed_over():
+    episodes = choose_episodes(np.array([0] * 4 + [1] * 3 + [2] * 4), ways=5)
+    assert episodes.ways == 2 and set(episodes.support.ravel()) == {0, 1, 7, 8}
+
+
+def test_one_class_is_too_few():
+    with pytest.raises(ValueError, match="needs two classes of 4 examples. Received: 1"):
+        choose_episodes(np.zeros(10), ways=5)

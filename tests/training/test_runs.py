@@ -1,0 +1,240 @@
+"""Training runs: what they leave, that they repeat, that they go on where they stopped."""
+
+import gc
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from anil_tf.training import train as training
+from anil_tf.training.evaluate import evaluate_episodes, evaluate_path
+from anil_tf.training.keras_runtime import KerasRuntime
+from anil_tf.training.pictures import Answered, draw_episodes
+from anil_tf.training.recipe import Recipe, read_recipe
+from anil_tf.training.samplers import make_sampler
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve classes of 8 noisy 16x16 images: each has a pattern of its own."""
+    root = tmp_path_factory.mktemp("tree")
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        folder = root / f"class{index:02d}"
+        folder.mkdir()
+        pattern = rng.integers(0, 255, (4, 4, 3)).repeat(4, 0).repeat(4, 1)
+        for number in range(8):
+            noise = rng.integers(-20, 20, pattern.shape)
+            pixels = np.clip(pattern + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+def small_recipe(*overrides: str) -> Recipe:
+    return read_recipe(
+        "mini-imagenet-5way-1shot",
+        [
+            "data.image_shape=[16, 16, 3]",
+            "data.split_sizes=[6, 3, 3]",
+            "model.backbone.filters=4",
+            "training.ways=3",
+            "training.queries=2",
+            "training.tasks=2",
+            "training.steps=9",
+            "training.checkpoint_every=3",
+            "training.validation_episodes=4",
+            "evaluation.ways=3",
+            "evaluation.queries=2",
+            "evaluation.episodes=6",
+            *overrides,
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run. Not to be changed."""
+    output = tmp_path_factory.mktemp("runs") / "run"
+    training.train(small_recipe(), output, tree)
+    return output
+
+
+def weights_of(run: Path) -> list[np.ndarray]:
+    return keras.saving.load_model(run / "model.keras").get_weights()
+
+
+def test_a_run_directory_holds_what_the_contract_names(run):
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "recipe.toml",
+        "model.keras",
+        "checkpoints",
+        "history.csv",
+        "metrics.json",
+        "environment.json",
+        "examples.npz",
+    }
+    assert read_recipe(run / "recipe.toml") == small_recipe()
+    rows = (run / "history.csv").read_text().splitlines()
+    assert rows[0].startswith("epoch,accuracy,accuracy_before_adaptation,loss,val_accuracy")
+    assert len(rows) == 1 + 3
+    assert json.loads((run / "metrics.json").read_text())["train"]["steps"] == 9
+
+
+def test_examples_are_images_of_training_classes(run, tree):
+    recipe = small_recipe()
+    splits = recipe.data.load(("train", "test"), tree)
+    with np.load(run / "examples.npz", allow_pickle=False) as examples:
+        names, images, labels = examples["names"], examples["image"], examples["label"]
+    assert images.dtype == np.uint8 and images.shape[1:] == (16, 16, 3)
+    assert set(names) <= set(splits["train"].names)
+    assert not set(names) & set(splits["test"].names)
+    known = {image.tobytes() for image in splits["train"].images}
+    assert all(image.tobytes() in known for image in images)
+    assert len(labels) == len(images)
+
+
+def test_the_same_seed_gives_the_same_run(run, tree, tmp_path):
+    training.train(small_recipe(), tmp_path / "again", tree)
+    for first, second in zip(weights_of(run), weights_of(tmp_path / "again"), strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(run, tree, tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    class KilledLater(training.Checkpoint):
+        def on_epoch_end(self, epoch, logs=None):
+            super().on_epoch_end(epoch, logs)
+            if epoch == 1:
+                raise Killed
+
+    output = tmp_path / "interrupted"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "Checkpoint", KilledLater)
+        with pytest.raises(Killed):
+            training.train(small_recipe(), output, tree)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Keras left history.csv open
+        gc.collect()
+    assert not (output / "model.keras").exists()
+
+    training.train(small_recipe(), output, tree, resume=True)
+    for undisturbed, resumed in zip(weights_of(run), weights_of(output), strict=True):
+        np.testing.assert_allclose(resumed, undisturbed, rtol=1e-4, atol=1e-5)
+    history = (output / "history.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in history[1:]] == ["0", "1", "2"]
+
+
+def test_an_existing_output_is_refused_and_left_alone(run, tree):
+    before = (run / "model.keras").read_bytes()
+    with pytest.raises(FileExistsError, match="Go on with --resume"):
+        training.train(small_recipe(), run, tree)
+    assert (run / "model.keras").read_bytes() == before
+
+
+def test_resuming_with_another_recipe_is_refused(run, tree):
+    with pytest.raises(ValueError, match="recipe differs"):
+        training.train(small_recipe("training.tasks=3"), run, tree, resume=True)
+
+
+def test_a_data_set_that_is_too_small_writes_nothing(tree, tmp_path):
+    recipe = small_recipe("training.shots=5", "training.queries=5")
+    with pytest.raises(ValueError, match=r"train split is too small.*need 10 images.*with 8"):
+        training.train(recipe, tmp_path / "run", tree)
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_agrees_with_keras_on_the_same_episodes(run, tree):
+    model = keras.saving.load_model(run / "model.keras")
+    recipe = small_recipe()
+    classes = recipe.data.load(("test",), tree)["test"]
+    sampler = make_sampler(recipe.data, classes, recipe.evaluation, 0, "test")
+    figures = evaluate_episodes(KerasRuntime(model), sampler, episodes=20)
+    expected = model.evaluate(sampler.dataset(10, 2), return_dict=True, verbose=0)
+    assert figures["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-6)
+    before = figures["accuracy_before_adaptation"]
+    assert before == pytest.approx(expected["accuracy_before_adaptation"], abs=1e-6)
+
+
+def test_evaluation_reports_the_keys_of_the_contract_and_keeps_them(run, tree):
+    figures = evaluate_path(run, tree, {"episodes": 4})
+    assert figures.keys() >= {
+        *("accuracy", "ci95", "episodes", "ways", "shots", "queries", "inner_steps", "norm"),
+        *("split", "runtime", "accuracy_before_adaptation", "seed"),
+    }
+    assert figures["episodes"] == 4 and figures["norm"] == "batch" and figures["split"] == "test"
+    assert json.loads((run / "metrics.json").read_text())["evaluate"] == figures
+
+
+def test_evaluation_learns_other_ways_and_shots_than_trained(run, tree):
+    figures = evaluate_path(run, tree, {"episodes": 3, "ways": 2, "shots": 4, "inner_steps": 9})
+    assert (figures["ways"], figures["shots"], figures["inner_steps"]) == (2, 4, 9)
+
+
+def test_a_bundle_scores_as_its_run_on_the_same_episodes(run, tree, tmp_path):
+    from anil_tf.export.bundle import export_bundle
+
+    export_bundle(run, tmp_path / "bundle")
+    figures = {
+        runtime: evaluate_path(path, tree, {"episodes": 20}, runtime=runtime)
+        for runtime, path in (
+            ("keras", run),
+            ("onnx", tmp_path / "bundle"),
+            ("saved_model", tmp_path / "bundle"),
+        )
+    }
+    for runtime in ("onnx", "saved_model"):
+        assert figures[runtime]["accuracy"] == pytest.approx(figures["keras"]["accuracy"], abs=1e-3)
+        assert figures[runtime]["seed"] == figures["keras"]["seed"]
+
+
+def test_regression_trains_and_is_measured_by_its_error(tmp_path):
+    recipe = read_recipe("sinusoid", ["training.steps=300", "training.checkpoint_every=300"])
+    training.train(recipe, tmp_path / "run")
+    figures = evaluate_path(tmp_path / "run", overrides={"episodes": 50})
+    assert figures["mse"] < 0.9 * figures["mse_before_adaptation"]
+
+
+def test_transductive_runs_train_and_say_so(tree, tmp_path):
+    training.train(small_recipe("model.norm=task"), tmp_path / "run", tree)
+    assert evaluate_path(tmp_path / "run", tree)["norm"] == "task"
+
+
+def test_training_learns(tree, tmp_path):
+    recipe = small_recipe("training.steps=60", "training.checkpoint_every=60")
+    training.train(recipe, tmp_path / "run", tree)
+    figures = evaluate_path(tmp_path / "run", tree, {"episodes": 50})
+    assert figures["accuracy_before_adaptation"] == pytest.approx(1 / 3)
+    assert figures["accuracy"] - figures["ci95"] > 0.6
+
+
+def test_a_picture_marks_right_and_wrong_answers(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (2, 3, 8, 8, 1), np.uint8)
+    answers = np.array([[0, 0], [1, 0]])
+    draw_episodes([Answered("two", images[:, :1], images[:, 1:], answers)], tmp_path / "a.png")
+    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).reshape(-1, 3)
+    colors = {tuple(color) for color in np.unique(pixels, axis=0)}
+    assert {(0x1A, 0x7F, 0x37), (0xCF, 0x22, 0x2E)} <= colors
+
+
+@pytest.fixture
+def broken_tree(tree: Path, tmp_path: Path) -> Path:
+    copy = Path(shutil.copytree(tree, tmp_path / "broken"))
+    (copy / "class03" / "2.png").write_bytes(b"no image")
+    return copy
+
+
+def test_an_image_that_does_not_decode_is_named(broken_tree, tmp_path):
+    with pytest.raises(ValueError, match=r"class03.2\.png is not an image"):
+        training.train(
+            small_recipe("data.split_sizes=[10, 1, 1]", "training.ways=2"),
+            tmp_path / "run",
+            broken_tree,
+        )
