@@ -11,9 +11,9 @@ from anil_tf.export.verification import Verification
 
 BOUND = 1e-5
 END_TO_END_BOUND = 1e-4  # rounding in the features passes through all of adaptation
-# Adaptation can amplify rounding: at a rate too high for its features, or where features hardly
-# differ. No float32 runtime can be held to more than the last bit of its inputs decides, so this
-# many times what that bit changes is allowed where it is more than the bound.
+# At a rate too high for its features, gradient descent amplifies rounding without limit. No float32
+# runtime can be held to more than the last bit of its inputs decides, so this many times what that
+# bit changes is allowed where it is more than the bound.
 LAST_BIT_SLACK = 10.0
 NUDGES = 4
 LONG = 10  # adapting for so many times longer than in training must not drift either
@@ -24,9 +24,9 @@ Arrays = dict[str, np.ndarray]
 class Case(NamedTuple):
     """A call of one signature, and what it must return.
 
-    The outputs are in groups that share a scale: their differences are relative to the group's
-    largest value. A balanced support set leaves the bias near zero, where a difference relative
-    to itself would only magnify rounding; beside the kernel it is measured as part of the head.
+    The outputs are in groups of one unit, and differences are relative to the largest value of
+    their group. The bias is beside the losses, for both are logarithms of probabilities: a
+    balanced support set leaves it near zero, where relative to itself it would be all rounding.
     """
 
     check: str
@@ -41,7 +41,7 @@ def measure(outputs: Arrays, expected: tuple[Arrays, ...]) -> float:
 
     Args:
         outputs: What a runtime returned, by name.
-        expected: What it should have, in groups that share a scale.
+        expected: What it should have, in groups of one unit.
 
     Raises:
         ValueError: A name or a shape differs, or a value is not finite.
@@ -96,8 +96,9 @@ def _adapt(
             features, labels, **head, learning_rate=rate, steps=steps, dtype=dtype
         )
         return (
-            {"adapted_kernel": adapted.kernel, "adapted_bias": adapted.bias},
+            {"adapted_kernel": adapted.kernel},
             {
+                "adapted_bias": adapted.bias,
                 "initial_loss": np.asarray(adapted.initial_loss),
                 "final_loss": np.asarray(adapted.final_loss),
             },

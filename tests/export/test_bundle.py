@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -41,6 +43,17 @@ def test_the_last_evaluation_is_quoted(run_copy, tmp_path):
     manifest = export_bundle(run_copy, tmp_path / "bundle", ["onnx"])
     assert manifest.accuracy == {"keras": figures}
     assert "95.12 ± 0.34 %" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_process_that_built_no_model_can_export_one(run, tmp_path):
+    # The layers inside a saved model must be known before it is loaded.
+    program = (
+        "import sys; from anil_tf.export.bundle import export_bundle; "
+        f"export_bundle({str(run)!r}, {str(tmp_path / 'bundle')!r}, ['onnx'])"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "bundle" / "manifest.json").is_file()
 
 
 def test_a_bundle_without_evaluation_says_so(bundle):

@@ -83,8 +83,8 @@ def test_names_and_shapes_come_before_values(outputs, message):
 
 
 def test_a_difference_is_relative_to_the_largest_value_of_its_group():
-    expected = ({"kernel": np.array([4.0]), "bias": np.array([0.0])}, {"loss": np.array(2.0)})
-    outputs = {"kernel": np.array([4.0]), "bias": np.array([0.1]), "loss": np.array(2.0)}
+    expected = ({"bias": np.array([0.0]), "loss": np.array(4.0)}, {"kernel": np.array([2.0])})
+    outputs = {"bias": np.array([0.1]), "loss": np.array(4.0), "kernel": np.array([2.0])}
     assert measure(outputs, expected) == pytest.approx(0.1 / 4)
 
 
