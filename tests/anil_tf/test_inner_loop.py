@@ -1,0 +1,161 @@
+"""Gram and tape forms agree, to second order, with each other and with the equations."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anil_tf.inner_loop import adapt_linear, gram_loop, tape_loop
+from anil_tf.losses import LOSSES, mean_over_rows
+
+_spec = importlib.util.spec_from_file_location("oracle", Path(__file__).with_name("oracle.py"))
+oracle = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(oracle)
+
+
+def draw_task(seed, tasks, rows, ways, size, queries, loss):
+    """Random tensors of some tasks; classification labels include padding rows."""
+    rng = np.random.default_rng(seed)
+    task = {
+        "support": rng.normal(size=(tasks, rows, size)),
+        "query": rng.normal(size=(tasks, queries, size)),
+        "kernel": rng.normal(size=(size, ways)),
+        "bias": rng.normal(size=ways),
+        "rate": np.array(rng.uniform(0.01, 0.5)),
+    }
+    if loss == "mse":
+        labels = rng.normal(size=(tasks, rows, ways)), rng.normal(size=(tasks, queries, ways))
+    else:
+        labels = (
+            rng.integers(-1, ways + 1, (tasks, rows)).astype(np.int32),
+            rng.integers(0, ways, (tasks, queries)).astype(np.int32),
+        )
+    return {name: tf.constant(value) for name, value in task.items()}, *map(tf.constant, labels)
+
+
+def run(form, task, labels, query_labels, loss, steps, first_order=False):
+    """Query loss, adapted heads, and the gradients of every float input."""
+    row_loss = LOSSES[loss]
+    with tf.GradientTape() as tape:
+        tape.watch(task)
+        if form == "gram":
+            adapted = adapt_linear(
+                task["support"], labels, task["kernel"], task["bias"], row_loss, task["rate"],
+                steps, first_order,
+            )  # fmt: skip
+            logits, head = adapted.logits(task["query"]), adapted.head()
+        else:
+            tasks = task["support"].shape[0]
+
+            def logits_of(parameters, features):
+                kernel, bias = parameters
+                return features @ kernel + bias[:, tf.newaxis]
+
+            head = tape_loop(
+                lambda head: mean_over_rows(row_loss, labels, logits_of(head, task["support"])),
+                [tf.stack([task[name]] * tasks) for name in ("kernel", "bias")],
+                task["rate"],
+                steps,
+                first_order,
+            )
+            logits = logits_of(head, task["query"])
+        total = tf.reduce_sum(mean_over_rows(row_loss, query_labels, logits))
+    return total, head, tape.gradient(total, task, unconnected_gradients="zero")
+
+
+def assert_close(first, second, bound=1e-10):
+    scale = max(1.0, float(np.max(np.abs(second), initial=0)))
+    np.testing.assert_allclose(first, second, rtol=0, atol=bound * scale)
+
+
+sizes = {
+    "seed": st.integers(0, 10_000),
+    "tasks": st.integers(1, 3),
+    "rows": st.integers(1, 7),
+    "ways": st.integers(2, 5),
+    "size": st.integers(1, 9),
+    "queries": st.integers(1, 4),
+    "steps": st.integers(0, 5),
+    "loss": st.sampled_from(["cross_entropy", "mse"]),
+    "first_order": st.booleans(),
+}
+
+
+@settings(max_examples=30)
+@given(**sizes)
+def test_gram_and_tape_agree_in_loss_head_and_every_gradient(
+    seed, tasks, rows, ways, size, queries, steps, loss, first_order
+):
+    drawn = draw_task(seed, tasks, rows, ways, size, queries, loss)
+    gram = run("gram", *drawn, loss, steps, first_order)
+    tape = run("tape", *drawn, loss, steps, first_order)
+    assert_close(gram[0], tape[0])
+    for first, second in zip(gram[1], tape[1], strict=True):
+        assert_close(first, second)
+    for name, gradient in tape[2].items():
+        assert_close(gram[2][name], gradient)
+
+
+@settings(max_examples=20)
+@given(**{name: sizes[name] for name in sizes if name not in ("queries", "first_order")})
+def test_both_forms_agree_with_the_equations(seed, tasks, rows, ways, size, steps, loss):
+    task, labels, query_labels = draw_task(seed, tasks, rows, ways, size, 1, loss)
+    for form in ("gram", "tape"):
+        _, (kernels, biases), _ = run(form, task, labels, query_labels, loss, steps)
+        for index in range(tasks):
+            kernel, bias = oracle.adapt(
+                task["support"][index].numpy(),
+                labels[index].numpy(),
+                task["kernel"].numpy(),
+                task["bias"].numpy(),
+                float(task["rate"]),
+                steps,
+            )
+            assert_close(kernels[index], kernel)
+            assert_close(biases[index], bias)
+
+
+@pytest.mark.parametrize("form", ["gram", "tape"])
+def test_second_order_gradients_agree_with_finite_differences(form):
+    task, labels, query_labels = draw_task(3, 2, 5, 3, 4, 2, "cross_entropy")
+    _, _, gradients = run(form, task, labels, query_labels, "cross_entropy", 3)
+    rng = np.random.default_rng(0)
+    for name, value in task.items():
+        direction = rng.normal(size=value.shape)
+        losses = [
+            run(form, {**task, name: value + sign * 1e-6 * direction}, labels, query_labels,
+                "cross_entropy", 3)[0]
+            for sign in (1, -1)
+        ]  # fmt: skip
+        numeric = float(losses[0] - losses[1]) / 2e-6
+        assert float(tf.reduce_sum(gradients[name] * direction)) == pytest.approx(numeric, rel=1e-5)
+
+
+def test_first_order_changes_gradients_but_not_the_forward_pass():
+    drawn = draw_task(1, 2, 5, 3, 4, 2, "cross_entropy")
+    second, first = (run("gram", *drawn, "cross_entropy", 3, flag) for flag in (False, True))
+    assert_close(first[0], second[0])
+    assert np.abs(first[2]["support"] - second[2]["support"]).max() > 1e-3
+
+
+def test_padding_rows_alone_leave_the_head_as_it_was():
+    task, labels, query_labels = draw_task(1, 2, 5, 3, 4, 2, "cross_entropy")
+    _, (kernels, _), _ = run(
+        "gram", task, tf.fill(labels.shape, -1), query_labels, "cross_entropy", 4
+    )
+    np.testing.assert_array_equal(kernels[0], task["kernel"])
+
+
+def test_a_tensor_of_steps_runs_the_same_loop():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(4, 3))
+    gram, logits = tf.constant(features @ features.T), tf.constant(rng.normal(size=(4, 2)))
+    for steps in (0, 1, 6):
+        unrolled = gram_loop(gram, logits, tf.tanh, 0.1, steps)
+        looped = gram_loop(gram, logits, tf.tanh, 0.1, tf.constant(steps))
+        for first, second in zip(unrolled, looped, strict=True):
+            assert_close(first, second, 1e-14)

@@ -1,0 +1,292 @@
+"""What Keras users take for granted of a model, each promise a test."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from anil_tf import ANIL, EpisodeAccuracy, EpisodeAccuracyCI95, EpisodeSampler, backbones
+from anil_tf.datasets.images import ClassImages
+from anil_tf.metrics import mean_and_ci95
+from anil_tf.normalization import BatchNormalization
+
+
+@pytest.fixture(scope="module")
+def sampler() -> EpisodeSampler:
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 256, (8, 1, 12, 12, 1))
+    images = np.clip(patterns + rng.integers(-30, 30, (8, 6, 12, 12, 1)), 0, 255)
+    images = images.astype(np.uint8).reshape(-1, 12, 12, 1)
+    classes = ClassImages.from_arrays(images, np.repeat(np.arange(8), 6))
+    return EpisodeSampler(classes, ways=3, shots=1, queries=2)
+
+
+def make_model(backbone=None, compiled=True, **options) -> ANIL:
+    keras.utils.set_random_seed(1)
+    backbone = backbone or backbones.conv4_strided((12, 12, 1), filters=4, blocks=2)
+    settings = {"ways": 3, "head_init": "per_class", "inner_steps": 2, "inner_lr": 0.3} | options
+    compile_options = settings.pop("compile", {})
+    model = ANIL(backbone, **settings)
+    if compiled:
+        model.compile(
+            keras.optimizers.Adam(0.01), metrics=[EpisodeAccuracy(), EpisodeAccuracyCI95()],
+            **compile_options,
+        )  # fmt: skip
+    return model
+
+
+def fit(model, sampler, batches=4, **options):
+    return model.fit(sampler.dataset(batches, tasks=2), shuffle=False, verbose=0, **options).history
+
+
+def weights_after_fit(sampler, batches=4, **options):
+    model = make_model(**options)
+    fit(model, sampler, batches)
+    return model.get_weights()
+
+
+def assert_same(first, second, bound=1e-5):
+    for left, right in zip(first, second, strict=True):
+        np.testing.assert_allclose(left, right, rtol=bound, atol=bound)
+
+
+def test_fit_learns_and_evaluate_and_predict_agree_with_it(sampler):
+    model = make_model(learn_inner_lr=True)
+    history = fit(model, sampler, 12, epochs=5)
+    assert history["loss"][-1] < history["loss"][0]
+    figures = model.evaluate(sampler.dataset(10, 2), return_dict=True, verbose=0)
+    logits = model.predict(sampler.dataset(10, 2), verbose=0)
+    labels = np.stack([sampler.episode(index)["query_y"] for index in range(20)])
+    right = np.mean(logits.argmax(-1) == labels, axis=1)
+    mean, interval = mean_and_ci95(right)
+    assert figures["accuracy"] == pytest.approx(mean, abs=1e-6)
+    assert figures["accuracy_ci95"] == pytest.approx(interval, abs=1e-5)
+    shifted = logits - logits.max(-1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    expected = -np.take_along_axis(log_probabilities, labels[..., np.newaxis], -1).mean()
+    assert figures["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_callbacks(sampler, tmp_path):
+    model = make_model()
+    logs = keras.callbacks.CSVLogger(str(tmp_path / "history.csv"))
+    fit(
+        model,
+        sampler,
+        epochs=6,
+        validation_data=sampler.dataset(2, 2, start=100),
+        callbacks=[
+            keras.callbacks.ModelCheckpoint(str(tmp_path / "best.keras"), monitor="val_loss"),
+            keras.callbacks.BackupAndRestore(str(tmp_path / "backup")),
+            keras.callbacks.EarlyStopping("val_loss", min_delta=100, patience=1),
+            keras.callbacks.TensorBoard(str(tmp_path / "board")),
+            keras.callbacks.TerminateOnNaN(),
+            logs,
+        ],
+    )
+    rows = (tmp_path / "history.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2  # EarlyStopping ended it
+    assert "val_accuracy_before_adaptation" in rows[0]
+    assert keras.saving.load_model(tmp_path / "best.keras").optimizer.iterations > 0
+    assert list((tmp_path / "board").rglob("events*"))
+
+
+def test_saving_keeps_weights_settings_and_the_optimizer(sampler, tmp_path):
+    model = make_model(learn_inner_lr=True, first_order=True, norm="task", inner_loop="tape")
+    fit(model, sampler)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert_same(loaded.get_weights(), model.get_weights(), 0)
+    assert loaded.get_config() == model.get_config()
+    for each in (model, loaded):
+        each.fit(sampler.dataset(3, 2, start=50), shuffle=False, verbose=0)
+    assert_same(loaded.get_weights(), model.get_weights(), 1e-6)
+
+
+@pytest.mark.parametrize("norm", ["batch", "task"])
+def test_xla_gives_the_same_weights(sampler, norm):
+    plain = weights_after_fit(sampler, 3, norm=norm)
+    compiled = weights_after_fit(sampler, 3, norm=norm, compile={"jit_compile": True})
+    assert_same(plain, compiled, 2e-3)
+
+
+@pytest.mark.parametrize("option", [{"steps_per_execution": 2}, {"run_eagerly": True}])
+def test_execution_options_give_the_same_weights(sampler, option):
+    assert_same(weights_after_fit(sampler), weights_after_fit(sampler, compile=option), 1e-4)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_learns_and_adapts_in_float32(sampler, policy):
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        model = make_model()
+        history = fit(model, sampler, 12, epochs=5)
+        features = model.features(tf.zeros([2, 12, 12, 1], tf.uint8))
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert history["loss"][-1] < 0.9 * history["loss"][0]
+    assert features.dtype == tf.float32
+    assert model.head.kernel.dtype == "float32"
+
+
+def test_compute_loss_of_a_subclass_and_loss_of_compile_are_honoured(sampler):
+    class Doubled(ANIL):
+        def compute_loss(self, *args, **kwargs):
+            return 2 * super().compute_loss(*args, **kwargs)
+
+    model = make_model(inner_steps=1)
+    backbone = model.backbone
+    doubled = Doubled(backbone, ways=3, inner_steps=1, inner_lr=0.3)
+    doubled.compile("adam")
+    doubled.head.set_weights(model.head.get_weights())
+    given = ANIL(backbone, ways=3, inner_steps=1, inner_lr=0.3)
+    given.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    given.head.set_weights(model.head.get_weights())
+    losses = [
+        each.evaluate(sampler.dataset(3, 2), return_dict=True, verbose=0)["loss"]
+        for each in (model, doubled, given)
+    ]
+    assert losses[1] == pytest.approx(2 * losses[0], rel=1e-5)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_regularisation_of_the_backbone_is_part_of_the_loss(sampler):
+    def backbone(strength):
+        return keras.Sequential(
+            [
+                keras.Input((12, 12, 1)),
+                keras.layers.Flatten(),
+                keras.layers.Dense(4, kernel_regularizer=keras.regularizers.L2(strength)),
+            ]
+        )
+
+    plain, penalised = make_model(backbone(0.0)), make_model(backbone(1.0))
+    penalised.set_weights(plain.get_weights())
+    penalty = float(np.sum(np.square(plain.backbone.layers[-1].kernel.numpy())))
+    losses = [
+        each.evaluate(sampler.dataset(2, 2), return_dict=True, verbose=0)["loss"]
+        for each in (plain, penalised)
+    ]
+    assert losses[1] - losses[0] == pytest.approx(penalty, rel=1e-4)
+
+
+def test_any_keras_model_is_a_backbone(sampler):
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.flatten, self.dense = keras.layers.Flatten(), keras.layers.Dense(5)
+
+        def call(self, images):
+            return self.dense(self.flatten(tf.cast(images, tf.float32) / 255.0))
+
+    model = make_model(Subclassed())
+    fit(model, sampler, 2)
+    assert model.head.kernel.shape == (5, 3)
+
+
+def test_a_backbone_without_one_vector_an_image_is_refused():
+    image = keras.Input((12, 12, 1))
+    with pytest.raises(ValueError, match=r"one feature vector an image.*Received: output shape"):
+        ANIL(keras.Model(image, keras.layers.Conv2D(2, 3)(image)))
+
+
+def test_any_keras_layer_is_a_head(sampler, tmp_path):
+    layers = [keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3)]
+    model = make_model(head=keras.Sequential(layers), inner_lr=0.1)
+    history = fit(model, sampler, 10, epochs=4)
+    assert history["loss"][-1] < history["loss"][0]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    dataset = sampler.dataset(1, 2)
+    np.testing.assert_allclose(
+        loaded.predict(dataset, verbose=0), model.predict(dataset, verbose=0), atol=1e-5
+    )
+
+
+def test_the_inner_rate_is_learned_only_when_asked(sampler):
+    for learned in (True, False):
+        model = make_model(learn_inner_lr=learned)
+        fit(model, sampler)
+        moved = abs(float(model.inner_lr) - 0.3) > 1e-6
+        assert moved is learned
+
+
+def test_a_shared_head_treats_classes_alike_and_takes_any_number(sampler):
+    model = make_model(head_init="shared")
+    rng = np.random.default_rng(0)
+    support, query = (tf.constant(rng.normal(size=(1, 7, 4)), tf.float32) for _ in range(2))
+    labels = np.arange(7)[np.newaxis]
+    logits = model.adapt_head(support, tf.constant(labels), ways=7)(query).numpy()
+    order = rng.permutation(7)
+    permuted = model.adapt_head(support, tf.constant(order[labels]), ways=7)(query).numpy()
+    np.testing.assert_allclose(permuted[..., order], logits, atol=1e-6)
+    with pytest.raises(ValueError, match=r"has 3 classes\. Received: ways=7"):
+        make_model(head_init="per_class").initial_head(7)
+
+
+def test_task_norm_keeps_tasks_apart_and_evaluation_changes_nothing(sampler):
+    model = make_model(norm="task")
+    inputs, _ = next(iter(sampler.dataset(1, 2)))
+    before = model.get_weights()
+    together = model(inputs).numpy()
+    alone = model({name: value[:1] for name, value in inputs.items()}).numpy()
+    np.testing.assert_allclose(together[:1], alone, atol=1e-5)
+    assert_same(before, model.get_weights(), 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ways": 1}, "ways must be at least 2. Received: ways=1"),
+        ({"inner_steps": -1}, "inner_steps must not be negative. Received: -1"),
+        ({"inner_lr": 0}, "inner_lr must be positive. Received: inner_lr=0"),
+        ({"norm": "layer"}, "norm must be one of .* Received: 'layer'"),
+        ({"inner_loop": "fast"}, "inner_loop must be one of .* Received: 'fast'"),
+        ({"head_init": "zero"}, "head_init must be one of .* Received: head_init='zero'"),
+        ({"loss": "hinge"}, "loss must be one of .* Received: loss='hinge'"),
+        ({"head": keras.layers.Dense(3), "inner_loop": "gram"}, "'gram' needs the linear head"),
+    ],
+)
+def test_bad_arguments_are_refused_with_what_was_received(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(compiled=False, **options)
+
+
+def test_fused_batch_normalisation_is_keras_own(tmp_path):
+    rng = np.random.default_rng(0)
+    inputs = tf.constant(rng.normal(2, 3, (4, 5, 5, 3)), tf.float32)
+    results = []
+    for layer in (BatchNormalization(momentum=0.8), keras.layers.BatchNormalization(momentum=0.8)):
+        layer.build(inputs.shape)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs, training=True)
+            loss = tf.reduce_sum(tf.sin(outputs) * tf.cos(inputs))
+        gradients = tape.gradient(loss, [inputs, *layer.trainable_variables])
+        frozen = layer(inputs, training=False)
+        results.append([outputs, frozen, *gradients, *map(np.array, layer.get_weights())])
+    assert_same(*results, 2e-4)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "shape", "size"),
+    [
+        (backbones.conv4, (84, 84, 3), 800),
+        (backbones.conv4_strided, (28, 28, 1), 64),
+        (backbones.resnet12, (32, 32, 3), 640),
+    ],
+)
+def test_backbones_give_features_of_the_published_size(backbone, shape, size):
+    model = backbone(shape)
+    images = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
+    features = model(images)
+    assert features.shape == (2, size)
+    np.testing.assert_allclose(features, model(images.astype(np.float32)), rtol=1e-5)
+
+
+def test_cosine_features_have_unit_length_and_both_signs():
+    model = backbones.conv4_strided((28, 28, 1), filters=8, pooling=False, cosine=True)
+    images = np.random.default_rng(0).integers(0, 256, (6, 28, 28, 1), np.uint8)
+    features = model(images, training=True).numpy()
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
+    assert features.min() < 0 < features.max()
