@@ -160,4 +160,6 @@ def adapt_linear(
     _, coefficients = gram_loop(
         gram_matrix(support, support), logits, residual, learning_rate, steps
     )
+    if first_order:  # the update X' R is a constant of the outer gradient, X included
+        support = tf.stop_gradient(support)
     return LinearAdaptation(support, kernel, bias, coefficients)

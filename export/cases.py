@@ -83,7 +83,7 @@ def list_cases(verification: Verification, rate: float, steps: int) -> Iterator[
         padded_rows = np.pad(rows, [(0, 2), (0, 0)], constant_values=np.nan)
         padded_labels = np.append(labels, [-1, v.bias.size])
         yield _adapt("adapt, padding rows", padded_rows, padded_labels, head, rate, steps)
-        adapted = reference.adapt(rows, labels, **head, learning_rate=rate, steps=steps)
+        adapted = reference.adapt(rows, labels, v.kernel, v.bias, rate, steps)
         yield _predict(query.astype(np.float32), adapted)
         yield _adapt_and_predict(images, labels, (support, query), head, rate, steps)
 
@@ -93,7 +93,7 @@ def _adapt(
 ) -> Case:
     def expected(features: np.ndarray, dtype: type[np.floating]) -> tuple[Arrays, ...]:
         adapted = reference.adapt(
-            features, labels, **head, learning_rate=rate, steps=steps, dtype=dtype
+            features, labels, head["kernel"], head["bias"], rate, steps, dtype
         )
         return (
             {"adapted_kernel": adapted.kernel},
@@ -133,9 +133,7 @@ def _adapt_and_predict(
     support, query = features
 
     def expected(support: np.ndarray, dtype: type[np.floating]) -> tuple[Arrays, ...]:
-        adapted = reference.adapt(
-            support, labels, **head, learning_rate=rate, steps=steps, dtype=dtype
-        )
+        adapted = reference.adapt(support, labels, head["kernel"], head["bias"], rate, steps, dtype)
         _, probabilities = reference.predict(query, adapted.kernel, adapted.bias, dtype)
         return ({"probabilities": probabilities},)
 

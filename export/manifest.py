@@ -9,8 +9,6 @@ import pydantic
 
 from anil_tf.export import layout
 
-SCHEMA_VERSION = 1
-
 
 class File(pydantic.BaseModel):
     """Size and digest of a file."""
@@ -44,7 +42,7 @@ class Manifest(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str
     image_shape: tuple[int, ...]
     image_dtype: Literal["uint8", "float32"]
@@ -69,9 +67,10 @@ class Manifest(pydantic.BaseModel):
         text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
         (bundle / layout.MANIFEST).write_text(text + "\n", encoding="utf-8")
 
-    def has(self, folder: str) -> bool:
-        """Whether the bundle has files in that folder, such as `onnx`."""
-        return any(name.startswith(f"{folder}/") for name in self.files)
+    @property
+    def formats(self) -> list[str]:
+        """The formats in the bundle, which have a folder each: `onnx`, `saved_model`."""
+        return sorted({name.split("/")[0] for name in self.files if "/" in name})
 
 
 def list_files(bundle: Path) -> dict[str, File]:

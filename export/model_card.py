@@ -24,7 +24,8 @@ linear head is fitted to those features by a few steps of gradient descent (ANIL
 
 `manifest.json` has every setting and the sha256 of every file. The functions are the same in each
 format: `features`, `initial_head`, `adapt` and `predict`; a SavedModel also has
-`adapt_and_predict`, which is all of them in one call.
+`adapt_and_predict`, which is all of them in one call. A label outside `0..N-1` marks a padding row,
+which is left out{padding}.
 
 ## Data
 
@@ -39,8 +40,8 @@ depend on the images beside it.
 
 ## Agreement with the float64 reference
 
-Differences are relative to the largest value of the reference. A bound above 1e-05 is what the last
-bit of the inputs decides by itself.
+Differences are relative to the largest value of the reference. Where adaptation amplifies rounding,
+the bound is what the last bit of its inputs decides.
 
 {parity}
 
@@ -62,13 +63,14 @@ def write_model_card(manifest: Manifest) -> str:
         classes="any number from 2" if shared else f"2 to {manifest.ways}",
         inner_steps=manifest.inner_steps,
         inner_lr=manifest.inner_lr,
-        formats=", ".join(name for name in ("saved_model", "onnx") if manifest.has(name)),
+        formats=", ".join(manifest.formats),
+        padding="; `adapt_and_predict` has as many classes as the largest label says" * shared,
         data="\n".join(f"- {key}: {value}" for key, value in manifest.data.items()),
         accuracy=_accuracy(manifest),
         parity=_table(
             ("runtime", "check", "difference", "bound"),
             [
-                (c.runtime, c.check, f"{c.difference:.1e}", f"{c.bound:.0e}")
+                (c.runtime, c.check, f"{c.difference:.1e}", f"{c.bound:.1e}")
                 for c in manifest.parity
             ],
         ),

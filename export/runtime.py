@@ -3,7 +3,7 @@
 import abc
 import importlib
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Adaptation(NamedTuple):
 class Runtime(Protocol):
     """What can run episodes: a bundle in any format, or a Keras model. NumPy in, NumPy out."""
 
-    name: str
+    name: ClassVar[str]
     inner_lr: float
     inner_steps: int
 
@@ -66,12 +66,12 @@ class BundleRuntime(abc.ABC):
         ValueError: The bundle is damaged, or was exported without this format.
     """
 
-    name: ClassVar[str]
+    name: str
 
     def __init__(self, bundle: str | Path) -> None:
         self.bundle = Path(bundle)
         self.manifest = read_manifest(self.bundle)
-        if not self.manifest.has(self.name):
+        if self.name not in self.manifest.formats:
             raise ValueError(f"{bundle} was exported without {self.name}")
         self.inner_lr = self.manifest.inner_lr
         self.inner_steps = self.manifest.inner_steps

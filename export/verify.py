@@ -1,8 +1,9 @@
 """Compare every runtime of a bundle with the float64 reference, on the episodes that it carries."""
 
+import math
 from pathlib import Path
 
-from anil_tf.export.cases import list_cases, measure
+from anil_tf.export.cases import Case, list_cases, measure
 from anil_tf.export.manifest import Check, read_manifest
 from anil_tf.export.runtime import RUNTIMES, BundleRuntime, open_bundle
 from anil_tf.export.verification import Verification
@@ -26,7 +27,7 @@ def verify_bundle(bundle: str | Path) -> tuple[list[Check], dict[str, str]]:
     checks: list[Check] = []
     skipped: dict[str, str] = {}
     for name in RUNTIMES:
-        if not manifest.has(name):
+        if name not in manifest.formats:
             continue
         try:
             runtime = open_bundle(bundle, name)
@@ -41,24 +42,29 @@ def check_runtime(runtime: BundleRuntime, verification: Verification) -> list[Ch
     """Run every case on a runtime; a check is the worst of its cases over the episodes."""
     checks: dict[str, Check] = {}
     for case in list_cases(verification, runtime.inner_lr, runtime.inner_steps):
-        if case.signature not in runtime.signatures:
-            continue
-        difference, error = None, ""
-        try:
-            difference = measure(runtime.run(case.signature, **case.inputs), case.expected)
-        except Exception as failure:  # noqa: BLE001  whatever a runtime raises is a finding
-            error = f"{type(failure).__name__}: {failure}"
-        check = Check(
-            runtime=runtime.name,
-            check=case.check,
-            difference=difference,
-            bound=case.bound,
-            error=error,
-        )
-        worst = checks.setdefault(case.check, check)
-        if worst.ok and (not check.ok or check.difference > worst.difference):
-            checks[case.check] = check
+        if case.signature in runtime.signatures:
+            check = _check(runtime, case)
+            checks[case.check] = max(checks.get(case.check, check), check, key=_share_of_bound)
     return list(checks.values())
+
+
+def _check(runtime: BundleRuntime, case: Case) -> Check:
+    difference, error = None, ""
+    try:
+        difference = measure(runtime.run(case.signature, **case.inputs), case.expected)
+    except Exception as failure:  # whatever a runtime raises is a finding
+        error = " ".join(f"{type(failure).__name__}: {failure}".split())
+    return Check(
+        runtime=runtime.name,
+        check=case.check,
+        difference=difference,
+        bound=case.bound,
+        error=error,
+    )
+
+
+def _share_of_bound(check: Check) -> float:
+    return math.inf if check.difference is None else check.difference / check.bound
 
 
 def format_checks(checks: list[Check]) -> str:
@@ -67,7 +73,7 @@ def format_checks(checks: list[Check]) -> str:
     for check in checks:
         difference = check.error if check.difference is None else f"{check.difference:.1e}"
         verdict = "ok" if check.ok else "FAILED"
-        rows.append((check.runtime, check.check, difference, f"{check.bound:.0e}", verdict))
+        rows.append((check.runtime, check.check, difference, f"{check.bound:.1e}", verdict))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

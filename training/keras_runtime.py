@@ -1,6 +1,7 @@
 """A trained Keras model behind the interface that exported bundles have."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -25,7 +26,7 @@ class KerasRuntime:
         ValueError: The head is another Keras layer.
     """
 
-    name = "keras"
+    name: ClassVar[str] = "keras"
 
     def __init__(self, model: ANIL) -> None:
         if not isinstance(model.head, LinearHead):

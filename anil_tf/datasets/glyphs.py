@@ -88,7 +88,7 @@ def draw(letter: str, number: int) -> np.ndarray:
     image = Image.new("L", (_CANVAS, _CANVAS))
     font = _font(number % len(_faces()))
     ImageDraw.Draw(image).text((_CANVAS / 2, _CANVAS / 2), letter, 255, font, anchor="mm")
-    if stroke := rng.integers(-1, 3):
+    if stroke := int(rng.integers(-1, 3)):
         kernel = ImageFilter.MinFilter(3) if stroke < 0 else ImageFilter.MaxFilter(2 * stroke + 1)
         image = image.filter(kernel)
 

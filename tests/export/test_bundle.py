@@ -14,6 +14,7 @@ from anil_tf.export import bundle as bundle_module
 from anil_tf.export.backbone import with_precision
 from anil_tf.export.bundle import check_exportable, export_bundle
 from anil_tf.export.manifest import read_manifest
+from anil_tf.export.runtime import open_bundle
 
 
 def tiny_model(**settings):
@@ -62,8 +63,21 @@ def test_a_bundle_without_evaluation_says_so(bundle):
 
 def test_only_the_targets_asked_for_are_written(run, tmp_path):
     manifest = export_bundle(run, tmp_path / "bundle", ["onnx"])
-    assert manifest.has("onnx") and not manifest.has("saved_model")
+    assert manifest.formats == ["onnx"]
     assert {check.runtime for check in manifest.parity} == {"onnx"}
+
+
+def test_data_other_than_images_is_exported_in_float32(run_copy, tmp_path):
+    model = ANIL(backbones.mlp((6,)), ways=5)
+    model.build({"support_x": (None, None, 6)})
+    model.save(run_copy / "model.keras")
+    vectors = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+    np.savez(run_copy / "examples.npz", image=vectors, label=np.repeat(np.arange(10), 6))
+    export_bundle(run_copy, tmp_path / "bundle", ["onnx"])
+    runtime = open_bundle(tmp_path / "bundle")
+    assert runtime.features(vectors).shape == (60, 40)
+    with pytest.raises(ValueError, match=r"takes float32 \[6\] data, not images"):
+        _ = runtime.image_shape
 
 
 @pytest.mark.parametrize("targets", [["onnx", "floppy"], []])
