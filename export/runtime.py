@@ -28,7 +28,7 @@ class Adaptation(NamedTuple):
 class Runtime(Protocol):
     """What can run episodes: a bundle in any format, or a Keras model. NumPy in, NumPy out."""
 
-    name: ClassVar[str]
+    name: str
     inner_lr: float
     inner_steps: int
 

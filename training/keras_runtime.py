@@ -1,7 +1,6 @@
 """A trained Keras model behind the interface that exported bundles have."""
 
 from pathlib import Path
-from typing import ClassVar
 
 import keras
 import numpy as np
@@ -26,7 +25,7 @@ class KerasRuntime:
         ValueError: The head is another Keras layer.
     """
 
-    name: ClassVar[str] = "keras"
+    name = "keras"
 
     def __init__(self, model: ANIL) -> None:
         if not isinstance(model.head, LinearHead):
