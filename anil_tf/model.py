@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import keras
 import tensorflow as tf
 
+import anil_tf.normalization  # noqa: F401  saved backbones hold its layer: loading needs it registered
 from anil_tf import losses
 from anil_tf.heads import HeadInit, KerasHead, LinearHead, map_tasks
 from anil_tf.inner_loop import adapt_linear, tape_loop

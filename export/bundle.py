@@ -15,7 +15,6 @@ import onnx
 import tensorflow as tf
 
 import anil_tf
-import anil_tf.normalization  # registers the layer that saved backbones are made of
 from anil_tf.export import layout
 from anil_tf.export.backbone import with_precision
 from anil_tf.export.graphs import Graphs, InitialHead, build_graphs
