@@ -22,7 +22,12 @@ def read_image(path: Path, image_shape: Shape) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return to_array(image, image_shape)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        SyntaxError,
+    ) as error:
         raise ValueError(f"{path} is not an image that decodes: {error}") from error
 
 

@@ -39,6 +39,11 @@ def _font(face: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(_faces()[face], 72, layout_engine=ImageFont.Layout.BASIC)
 
 
+def _code_points(face: Path) -> set[int]:
+    with TTFont(face, lazy=True) as font:
+        return set(font.getBestCmap())
+
+
 def script_of(name: str) -> str:
     """The script of a class: `"Greek"` of `"Greek_U+03B1"`."""
     return name.split("_")[0]
@@ -58,7 +63,7 @@ def outline(letter: str, face: int) -> bytes:
 @functools.cache
 def letters() -> dict[str, str]:
     """Class name to letter, in the order of the splits' scripts and of the code points."""
-    in_all = set.intersection(*(set(TTFont(face, lazy=True).getBestCmap()) for face in _faces()))
+    in_all = set.intersection(*map(_code_points, _faces()))
     found: dict[str, list[str]] = {}
     for letter in map(chr, sorted(in_all)):
         plain = unicodedata.category(letter) in ("Ll", "Lu", "Lo")
