@@ -155,7 +155,9 @@ class KerasHead(keras.layers.Layer):
 
     def call(self, features: tf.Tensor) -> tf.Tensor:
         """Logits under the initial head."""
-        return self.layer(features)
+        rows = tf.reshape(features, [-1, features.shape[-1]])  # many layers take `[M, D]` only
+        logits = self.layer(rows)
+        return tf.reshape(logits, tf.concat([tf.shape(features)[:-1], [logits.shape[-1]]], axis=0))
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""

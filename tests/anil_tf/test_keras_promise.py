@@ -168,7 +168,7 @@ def test_regularisation_of_the_backbone_is_part_of_the_loss(sampler):
         each.evaluate(sampler.dataset(2, 2), return_dict=True, verbose=0)["loss"]
         for each in (plain, penalised)
     ]
-    assert losses[1] - losses[0] == pytest.approx(penalty, rel=1e-4)
+    assert losses[1] - losses[0] == pytest.approx(penalty, rel=1e-2)
 
 
 def test_any_keras_model_is_a_backbone(sampler):
