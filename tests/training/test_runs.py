@@ -203,18 +203,19 @@ def test_transductive_runs_train_and_say_so(tree, tmp_path):
     assert evaluate_path(tmp_path / "run", tree)["norm"] == "task"
 
 
-def test_training_learns(tree, tmp_path):
+def test_training_learns_to_adapt_to_its_classes(tree, tmp_path):
+    """Six classes of random patterns teach nothing of other patterns: new drawings of the six."""
     recipe = small_recipe(
-        "training.steps=60",
-        "training.checkpoint_every=60",
+        "training.steps=200",
+        "training.checkpoint_every=200",
+        "training.learning_rate=0.003",
         "model.backbone.cosine=true",
         "model.inner_lr=20",
-        "training.learning_rate=0.01",
     )
     training.train(recipe, tmp_path / "run", tree)
-    figures = evaluate_path(tmp_path / "run", tree, {"episodes": 50})
+    figures = evaluate_path(tmp_path / "run", tree, {"episodes": 50}, split="train")
     assert figures["accuracy_before_adaptation"] == pytest.approx(1 / 3)
-    assert figures["accuracy"] - figures["ci95"] > 0.5
+    assert figures["accuracy"] - figures["ci95"] > 0.7
 
 
 def test_a_picture_marks_right_and_wrong_answers(tmp_path):
