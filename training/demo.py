@@ -84,7 +84,7 @@ def _learn(bundle: Path, script: str, letters: ClassImages, folder: Path) -> Ans
     head, answers = folder / "head.npz", folder / "answers.json"
     queries = [path for paths in files for path in paths[SHOTS:]]
     _anil("adapt", bundle, "--support", folder / "support", "--output", head)
-    _anil("predict", bundle, "--head", head, *queries, "--json", answers)
+    _anil("predict", bundle, "--head", head, *queries, "--json", answers, quiet=True)
     best = [next(iter(row["probabilities"])) for row in json.loads(answers.read_text("utf-8"))]
     indices = np.array([letters.names.index(name) for name in best]).reshape(WAYS, QUERIES)
     return Answered(script, drawings[:, :SHOTS], drawings[:, SHOTS:], indices)
@@ -116,11 +116,13 @@ def _title(text: str) -> None:
     print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n{text}", flush=True)
 
 
-def _anil(*arguments: str | Path) -> None:
+def _anil(*arguments: str | Path, quiet: bool = False) -> None:
     words = [str(argument) for argument in arguments]
     shown = shlex.join(["anil", *words])
     print(f"$ {shown if len(shown) < 120 else shown[:116] + ' ...'}", flush=True)
-    if code := subprocess.run([sys.executable, "-m", "anil_tf", *words], check=False).returncode:
+    output = subprocess.DEVNULL if quiet else None
+    command = [sys.executable, "-m", "anil_tf", *words]
+    if code := subprocess.run(command, stdout=output, check=False).returncode:
         sys.exit(code)
 
 
