@@ -209,6 +209,8 @@ def test_training_learns_to_adapt_to_its_classes(tree, tmp_path):
         "training.steps=200",
         "training.checkpoint_every=200",
         "training.learning_rate=0.003",
+        "training.tasks=4",
+        "model.backbone.filters=16",
         "model.backbone.cosine=true",
         "model.inner_lr=20",
     )
