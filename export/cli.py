@@ -4,14 +4,15 @@ The last two run on ONNX Runtime and never import TensorFlow, so they start at o
 needs is imported when it runs.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
+
+from anil_tf.figures import write_json
 
 if TYPE_CHECKING:
     from anil_tf.export.runtime import BundleRuntime
@@ -22,12 +23,6 @@ SHOWN = 5  # classes a line of `predict`
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _json = click.option("--json", "json_file", type=_FILE, help="Write the figures to this file.")
-
-
-def _write_json(path: Path | None, figures: Any) -> None:
-    if path is not None:
-        text = json.dumps(figures, indent=2, ensure_ascii=False)
-        path.write_text(text + "\n", encoding="utf-8")
 
 
 @click.command()
@@ -44,7 +39,7 @@ def export(run: Path, output: Path, targets: str, json_file: Path | None) -> Non
     click.echo(format_checks(manifest.parity))
     size = sum(file.bytes for file in manifest.files.values())
     click.echo(f"\nWrote {output}: {len(manifest.files)} files, {size / 1e6:.1f} MB")
-    _write_json(json_file, manifest.model_dump(mode="json"))
+    write_json(json_file, manifest.model_dump(mode="json"))
 
 
 @click.command()
@@ -58,7 +53,7 @@ def verify(bundle: Path, json_file: Path | None) -> None:
     click.echo(format_checks(checks))
     for runtime, reason in skipped.items():
         click.echo(f"{runtime} skipped: {reason}")
-    _write_json(json_file, {"checks": [check.model_dump() for check in checks], "skipped": skipped})
+    write_json(json_file, {"checks": [check.model_dump() for check in checks], "skipped": skipped})
     if not all(check.ok for check in checks):
         sys.exit(1)
 
@@ -116,7 +111,7 @@ def adapt(
         f"Loss {adapted.initial_loss:.4f} before, {adapted.final_loss:.4f} after adaptation "
         f"({milliseconds:.1f} ms). Wrote {output}"
     )
-    _write_json(
+    write_json(
         json_file,
         {
             "classes": counts,
@@ -153,7 +148,7 @@ def predict(
         predictions.append({"image": str(path), "probabilities": ranked})
         shown = [f"{name} {value:.3f}" for name, value in list(ranked.items())[:SHOWN]]
         click.echo(f"{path}: {', '.join(shown)}")
-    _write_json(json_file, predictions)
+    write_json(json_file, predictions)
 
 
 def _features(runtime: "BundleRuntime", images: np.ndarray) -> np.ndarray:

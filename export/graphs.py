@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from anil_tf.export.signatures import Signature
-from anil_tf.inner_loop import gram_loop, gram_matrix
+from anil_tf.inner_loop import LinearAdaptation, gram_loop, gram_matrix
 
 Tensors = dict[str, tf.Tensor]
 
@@ -59,9 +59,10 @@ def adapt(
     adapted_logits, coefficients = gram_loop(
         gram_matrix(features, features), logits, residual, learning_rate, steps
     )
+    adapted_kernel, adapted_bias = LinearAdaptation(features, kernel, bias, coefficients).head()
     return {
-        "adapted_kernel": kernel + tf.matmul(features, coefficients, transpose_a=True),
-        "adapted_bias": bias + tf.reduce_sum(coefficients, axis=0),
+        "adapted_kernel": adapted_kernel,
+        "adapted_bias": adapted_bias,
         "initial_loss": loss(logits),
         "final_loss": loss(adapted_logits),
         "rows_used": tf.cast(rows_used, tf.int32),

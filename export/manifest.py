@@ -1,13 +1,13 @@
 """The manifest of a bundle: what it is, how good it is, and the digest of every file in it."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 
 from anil_tf.export import layout
+from anil_tf.figures import write_json
 
 
 class File(pydantic.BaseModel):
@@ -64,8 +64,7 @@ class Manifest(pydantic.BaseModel):
 
     def write(self, bundle: Path) -> None:
         """Write `manifest.json` into a bundle's folder."""
-        text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        (bundle / layout.MANIFEST).write_text(text + "\n", encoding="utf-8")
+        write_json(bundle / layout.MANIFEST, self.model_dump(mode="json"))
 
     @property
     def formats(self) -> list[str]:

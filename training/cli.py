@@ -1,10 +1,10 @@
 """Commands that make and measure runs: train, evaluate, datasets."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import click
+
+from anil_tf.figures import write_json
 
 _PATH = click.Path(path_type=Path)
 _data_dir = click.option(
@@ -46,7 +46,7 @@ def train(
         f"({figures['images_per_second']:.0f} images/s). The run is in {output}"
     )
     click.echo(f"Next: anil evaluate {output}")
-    _write(figures, json_path)
+    write_json(json_path, figures)
 
 
 @click.command()
@@ -91,7 +91,7 @@ def evaluate(
     overrides = {name: value for name, value in chosen.items() if value is not None}
     figures = evaluate_path(path, data_dir, overrides, split, seed, runtime)
     click.echo(describe(figures))
-    _write(figures, json_path)
+    write_json(json_path, figures)
 
 
 @click.command()
@@ -133,8 +133,3 @@ _SOURCES = [
         lambda data: data.source == "sinusoid",
     ),
 ]
-
-
-def _write(figures: dict[str, Any], path: Path | None) -> None:
-    if path is not None:
-        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

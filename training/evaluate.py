@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.export.runtime import Runtime, open_bundle
+from anil_tf.figures import write_json
 from anil_tf.metrics import mean_and_ci95
 from anil_tf.training.recipe import Data, Evaluation, read_recipe
 from anil_tf.training.samplers import make_sampler
@@ -101,7 +102,7 @@ def record(run: Path, figures: dict[str, Any]) -> None:
     path = run / "metrics.json"
     metrics = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     metrics["evaluate"] = figures
-    path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_json(path, metrics)
 
 
 def evaluate_path(

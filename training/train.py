@@ -1,6 +1,5 @@
 """From a recipe to a run directory, through Keras `fit`."""
 
-import json
 import platform
 import time
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 
 import anil_tf
 from anil_tf.datasets.images import ClassImages
+from anil_tf.figures import write_json
 from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
 from anil_tf.model import ANIL
 from anil_tf.training.checkpoints import Checkpoint, latest_checkpoint, truncate_history
@@ -54,7 +54,7 @@ def train(
         resume: Go on from the last checkpoint of `output`.
 
     Returns:
-        The last epoch's figures, `seconds` and `images_per_second`.
+        `steps`, `seconds`, `images_per_second` and the learned `inner_lr`.
 
     Raises:
         FileExistsError: `output` exists and `resume` is not set.
@@ -76,7 +76,7 @@ def train(
     checkpoints = output / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     write_recipe(recipe, output / "recipe.toml")
-    _write_json(output / "environment.json", environment())
+    write_json(output / "environment.json", environment())
     if classes:
         save_examples(classes["train"], output / "examples.npz", recipe.seed)
 
@@ -112,17 +112,15 @@ def train(
     seconds = time.perf_counter() - started
 
     model.save(output / "model.keras")
-    rows = training.ways * (training.shots + training.queries)
-    images = (
-        (epochs - done) * batches * training.tasks * (rows if classes else rows // training.ways)
-    )
+    rows = (training.shots + training.queries) * (training.ways if classes else 1)
+    images = (epochs - done) * batches * training.tasks * rows
     metrics = {
         "steps": epochs * batches,
         "seconds": round(seconds, 1),
         "images_per_second": round(images / seconds, 1),
         "inner_lr": float(model.inner_lr),
     }
-    _write_json(output / "metrics.json", {"train": metrics})
+    write_json(output / "metrics.json", {"train": metrics})
     return metrics
 
 
@@ -195,7 +193,3 @@ class Progress(keras.callbacks.Callback):
     def on_train_end(self, logs: dict | None = None) -> None:
         """Closes the bar."""
         self.bar.close()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

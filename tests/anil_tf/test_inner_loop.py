@@ -1,8 +1,5 @@
 """Gram and tape forms agree, to second order, with each other and with the equations."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,10 +8,7 @@ from hypothesis import strategies as st
 
 from anil_tf.inner_loop import adapt_linear, gram_loop, tape_loop
 from anil_tf.losses import LOSSES, mean_over_rows
-
-_spec = importlib.util.spec_from_file_location("oracle", Path(__file__).with_name("oracle.py"))
-oracle = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(oracle)
+from tests.anil_tf import oracle
 
 
 def draw_task(seed, tasks, rows, ways, size, queries, loss):
