@@ -138,13 +138,13 @@ def check_resumable(recipe: Recipe, output: Path) -> None:
 def save_examples(classes: ClassImages, path: Path, seed: int) -> None:
     """Keeps a few images of some training classes: `image`, `label`, `names`."""
     rng = np.random.default_rng(seed)
-    enough = np.flatnonzero(classes.counts >= EXAMPLES_PER_CLASS)
-    chosen = rng.choice(enough, min(EXAMPLE_CLASSES, len(enough)), replace=False)
+    available = len(classes.names)
+    chosen = rng.choice(available, min(EXAMPLE_CLASSES, available), replace=False)
     images = [classes.of(index)[:EXAMPLES_PER_CLASS] for index in chosen]
     np.savez_compressed(
         path,
         image=np.concatenate(images),
-        label=np.repeat(np.arange(len(chosen), dtype=np.int32), EXAMPLES_PER_CLASS),
+        label=np.repeat(np.arange(len(chosen), dtype=np.int32), [len(rows) for rows in images]),
         names=np.array([classes.names[index] for index in chosen]),
     )
 

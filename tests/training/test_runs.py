@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anil_tf.datasets.images import ClassImages
 from anil_tf.training import train as training
 from anil_tf.training.evaluate import evaluate_episodes, evaluate_path
 from anil_tf.training.keras_runtime import KerasRuntime
@@ -103,6 +104,15 @@ def test_examples_are_images_of_training_classes(run, tree):
     known = {image.tobytes() for image in splits["train"].images}
     assert all(image.tobytes() in known for image in images)
     assert len(labels) == len(images)
+
+
+def test_classes_with_few_images_give_the_examples_they_have(tmp_path):
+    images = np.zeros((7, 4, 4, 1), np.uint8)
+    classes = ClassImages.from_arrays(images, np.array([0, 0, 0, 1, 1, 1, 1]))
+    training.save_examples(classes, tmp_path / "examples.npz", seed=0)
+    with np.load(tmp_path / "examples.npz", allow_pickle=False) as examples:
+        label, names = examples["label"], examples["names"]
+    assert {names[index]: int(np.sum(label == index)) for index in (0, 1)} == {"0": 3, "1": 4}
 
 
 def test_the_same_seed_gives_the_same_run(run, tree, tmp_path):
