@@ -64,8 +64,9 @@ class UserError(click.ClickException):
 class CommandLine(click.Group):
     """A group that tells the user's mistakes in one line each, exit status 2, without a traceback.
 
-    Library code raises `ValueError` and `OSError` for what the user can put right. Any other
-    exception is a fault of the program and keeps its traceback.
+    Library code raises `ValueError` and `OSError` for what the user can put right, and a plain
+    `ImportError` for a runtime that is not installed. Any other exception is a fault of the program
+    and keeps its traceback.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -76,16 +77,18 @@ class CommandLine(click.Group):
         """Runs the command.
 
         Raises:
-            UserError: the command raised a `ValueError` or an `OSError`.
+            UserError: the command raised one of those.
         """
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
-        except (OSError, ValueError) as error:
+        except (ImportError, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # `anil ... | head`: Click ends it quietly
+            if isinstance(error, ModuleNotFoundError):
+                raise
             raise UserError(describe(error)) from error
 
 

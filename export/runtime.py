@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from anil_tf.export import layout
 from anil_tf.export.manifest import read_manifest
 from anil_tf.export.signatures import bind, declare
 
@@ -71,8 +72,8 @@ class BundleRuntime(abc.ABC):
     def __init__(self, bundle: str | Path) -> None:
         self.bundle = Path(bundle)
         self.manifest = read_manifest(self.bundle)
-        if self.name not in self.manifest.formats:
-            raise ValueError(f"{bundle} was exported without {self.name}")
+        if (file := RUNTIMES[self.name].file) not in self.manifest.files:
+            raise ValueError(f"{bundle} was exported without {self.name}: it has no {file}")
         self.inner_lr = self.manifest.inner_lr
         self.inner_steps = self.manifest.inner_steps
         self.signatures = declare(
@@ -167,10 +168,26 @@ class BundleRuntime(abc.ABC):
         return predicted["logits"], predicted["probabilities"]
 
 
+class Entry(NamedTuple):
+    """A runtime: where its class is (`module:class`), what of a bundle it runs, how to get it."""
+
+    target: str
+    file: str
+    install: str
+
+
 # Imported when asked for: running ONNX must not need TensorFlow, nor the other way round.
 RUNTIMES = {
-    "onnx": ("anil_tf.export.onnx_runtime", "OnnxRuntime", "onnxruntime"),
-    "saved_model": ("anil_tf.export.saved_model_runtime", "SavedModelRuntime", "tensorflow"),
+    "saved_model": Entry(
+        "anil_tf.export.saved_model_runtime:SavedModelRuntime",
+        f"{layout.SAVED_MODEL}/saved_model.pb",
+        "pip install tensorflow",
+    ),
+    "onnx": Entry(
+        "anil_tf.export.onnx_runtime:OnnxRuntime",
+        layout.ONNX["features"],
+        "pip install onnxruntime",
+    ),
 }
 
 
@@ -179,19 +196,19 @@ def open_bundle(bundle: str | Path, runtime: str = "onnx") -> BundleRuntime:
 
     Args:
         bundle: Folder of the bundle.
-        runtime: `"onnx"` (ONNX Runtime, without TensorFlow) or `"saved_model"` (a TensorFlow
-            session, as TensorFlow Serving loads it).
+        runtime: A name of `RUNTIMES`: `"onnx"` (ONNX Runtime, without TensorFlow), `"saved_model"`
+            (a TensorFlow session, as TensorFlow Serving loads it).
 
     Raises:
-        ImportError: The runtime's package is not installed.
+        ImportError: The runtime is not installed.
         FileNotFoundError: The folder is not a bundle.
-        ValueError: The runtime is unknown, or the bundle is damaged or lacks that format.
+        ValueError: The runtime is unknown, or the bundle is damaged or lacks what it runs.
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime must be one of {sorted(RUNTIMES)}. Received: {runtime!r}")
-    module, name, package = RUNTIMES[runtime]
+    module, name = RUNTIMES[runtime].target.split(":")
     try:
         opened = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        raise ImportError(f"The {runtime} runtime needs: pip install {package}") from error
+        raise ImportError(f"The {runtime} runtime needs: {RUNTIMES[runtime].install}") from error
     return opened(bundle)

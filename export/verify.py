@@ -26,8 +26,8 @@ def verify_bundle(bundle: str | Path) -> tuple[list[Check], dict[str, str]]:
     verification = Verification.read(Path(bundle))
     checks: list[Check] = []
     skipped: dict[str, str] = {}
-    for name in RUNTIMES:
-        if name not in manifest.formats:
+    for name, entry in RUNTIMES.items():
+        if entry.file not in manifest.files:
             continue
         try:
             runtime = open_bundle(bundle, name)

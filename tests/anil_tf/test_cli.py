@@ -92,6 +92,7 @@ def test_an_unknown_command_is_answered_with_the_nearest():
         (FileNotFoundError("no run at runs/a: train one first"), None),
         (FileNotFoundError(2, "No such file or directory", "a.toml"), "a.toml: No such file or "),
         (IsADirectoryError(21, "Is a directory", "runs"), "runs: Is a directory"),
+        (ImportError("The onnx runtime needs: pip install onnxruntime"), None),
     ],
 )
 def test_the_users_mistake_is_one_line_on_stderr_and_status_2(error, line):
@@ -129,9 +130,9 @@ def test_a_missing_table_is_told_without_the_whole_input():
     assert run_failing(caught.value).stderr == "Error: training: Field required\n"
 
 
-def test_a_fault_of_the_program_keeps_its_traceback():
-    result = run_failing(KeyError("tensor"))
-    assert isinstance(result.exception, KeyError)
+@pytest.mark.parametrize("fault", [KeyError("tensor"), ModuleNotFoundError("No module named 'x'")])
+def test_a_fault_of_the_program_keeps_its_traceback(fault):
+    assert run_failing(fault).exception is fault
 
 
 def test_clicks_own_errors_pass_unchanged():

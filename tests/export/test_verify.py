@@ -62,7 +62,9 @@ def test_one_failure_does_not_hide_the_other_checks(bundle, monkeypatch):
 
 
 def test_a_runtime_that_is_not_installed_is_skipped_with_the_reason(bundle, monkeypatch):
-    missing = ("anil_tf.export.no_such_module", "Missing", "some-package")
+    missing = verify.RUNTIMES["onnx"]._replace(
+        target="anil_tf.export.no_such_module:Missing", install="pip install some-package"
+    )
     monkeypatch.setitem(verify.RUNTIMES, "onnx", missing)
     checks, skipped = verify_bundle(bundle)
     assert {check.runtime for check in checks} == {"saved_model"}
