@@ -80,6 +80,7 @@ class InitialHead(NamedTuple):
 
     With `shared`, `kernel` `[D, 1]` and `bias` `[1]` are one column to copy to any number of
     classes; otherwise `kernel` `[D, N]` and `bias` `[N]` have a column for each trained class.
+    `ways` is the number of classes that the model was trained with.
     """
 
     kernel: np.ndarray
@@ -87,6 +88,7 @@ class InitialHead(NamedTuple):
     shared: bool
     inner_lr: float
     inner_steps: int
+    ways: int
 
     def tensors(self, ways: tf.Tensor) -> Tensors:
         """`kernel` `[D, ways]` and `bias` `[ways]`.
@@ -104,11 +106,12 @@ class InitialHead(NamedTuple):
 
 
 class Graphs(NamedTuple):
-    """What an exporter takes: a `tf.function` for each signature, and the weights they read."""
+    """What an exporter takes: a `tf.function` for each signature, and what they read."""
 
     functions: dict[str, Any]
     signatures: dict[str, Signature]
     weights: list[tf.Variable]
+    head: InitialHead
 
 
 def build_graphs(
@@ -152,13 +155,15 @@ def build_graphs(
         return {"probabilities": predicted["probabilities"]}
 
     functions = {
-        body.__name__: tf.function(body, input_signature=_specs(signatures[body.__name__]))
+        body.__name__: tf.function(body, input_signature=specs(signatures[body.__name__]))
         for body in (features, initial_head, adapt, predict, adapt_and_predict)
     }
-    return Graphs(functions, signatures, [variable.value for variable in backbone.variables])
+    weights = [variable.value for variable in backbone.variables]
+    return Graphs(functions, signatures, weights, head)
 
 
-def _specs(signature: Signature) -> list[tf.TensorSpec]:
+def specs(signature: Signature) -> list[tf.TensorSpec]:
+    """What `tf.function` takes as the input signature; axes with a name are dynamic."""
     return [
         tf.TensorSpec([axis if isinstance(axis, int) else None for axis in axes], dtype, name)
         for name, (dtype, axes) in signature.inputs.items()

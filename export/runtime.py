@@ -188,6 +188,11 @@ RUNTIMES = {
         layout.ONNX["features"],
         "pip install onnxruntime",
     ),
+    "litert": Entry(
+        "anil_tf.export.litert_runtime:LitertRuntime",
+        layout.LITERT,
+        "pip install ai-edge-litert",
+    ),
 }
 
 
