@@ -49,17 +49,22 @@ def adapt(
     weights = counted / tf.maximum(rows_used, 1.0)
     features = tf.where(counted > 0.0, features, 0.0)
 
-    def residual(logits: tf.Tensor) -> tf.Tensor:
-        return weights * (tf.nn.softmax(logits) - targets)
-
     def loss(logits: tf.Tensor) -> tf.Tensor:
         return -tf.reduce_sum(weights * targets * tf.nn.log_softmax(logits))
 
+    # The factors of the residuals are the same in every step: the Gram matrix takes them in once.
+    rates = learning_rate * weights
     logits = tf.matmul(features, kernel) + bias
     adapted_logits, coefficients = gram_loop(
-        gram_matrix(features, features), logits, residual, learning_rate, steps
+        gram_matrix(features, features) * tf.transpose(rates),
+        logits,
+        lambda logits: tf.nn.softmax(logits) - targets,
+        1.0,
+        steps,
     )
-    adapted_kernel, adapted_bias = LinearAdaptation(features, kernel, bias, coefficients).head()
+    adapted_kernel, adapted_bias = LinearAdaptation(
+        features, kernel, bias, rates * coefficients
+    ).head()
     return {
         "adapted_kernel": adapted_kernel,
         "adapted_bias": adapted_bias,
