@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from anil_tf.export import layout
 from anil_tf.export.graphs import Graphs, Tensors, specs
-from anil_tf.export.signatures import Signature, Tensor
+from anil_tf.export.signatures import NO_CLASS_BIAS, Signature, Tensor
 
 # `adapt_and_predict` is three calls for whoever runs LiteRT, as it is for ONNX.
 SIGNATURES = ("features", "initial_head", "adapt", "predict")
@@ -18,10 +18,6 @@ SIGNATURES = ("features", "initial_head", "adapt", "predict")
 # Sizes of the file with fixed shapes. Whoever has fewer classes or rows pads them.
 STATIC_WAYS = 20  # at least, where a head has any number of classes
 STATIC_SHOTS = 5  # rows a class
-
-# The bias of a column without a class: its softmax is exactly 0, and so is all that follows from
-# it. Times 0 it must still be 0, in the losses, so it is not infinite.
-UNUSED = -1e30
 
 
 def export_litert(graphs: Graphs, bundle: Path) -> None:
@@ -58,7 +54,7 @@ def _fix_shapes(graphs: Graphs) -> dict[str, Any]:
         used = tf.range(sizes["ways"]) < ways
         return {
             "kernel": tf.where(used, head["kernel"], 0.0),
-            "bias": tf.where(used, head["bias"], UNUSED),
+            "bias": tf.where(used, head["bias"], NO_CLASS_BIAS),
         }
 
     bodies = {name: graphs.functions[name].python_function for name in SIGNATURES}
@@ -84,9 +80,7 @@ def _write(functions: dict[str, Any], variables: Sequence[tf.Variable], path: Pa
     signatures = {name: function.get_concrete_function() for name, function in functions.items()}
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures=signatures)
-        converter = tf.lite.TFLiteConverter.from_saved_model(
-            folder, signature_keys=list(functions)
-        )
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(functions))
         content = converter.convert()
     check_builtin(content)
     path.parent.mkdir(exist_ok=True)
