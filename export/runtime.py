@@ -70,6 +70,7 @@ class BundleRuntime(abc.ABC):
     """
 
     name: str
+    precision = "float32"
 
     def __init__(self, bundle: str | Path) -> None:
         self.bundle = Path(bundle)
@@ -203,6 +204,26 @@ RUNTIMES = {
         "anil_tf.export.onnx_runtime:OnnxRuntime",
         tuple(layout.ONNX.values()),
         "pip install onnxruntime",
+    ),
+    "litert": Entry(
+        "anil_tf.export.litert_runtime:LitertRuntime",
+        (layout.LITERT,),
+        "pip install ai-edge-litert",
+    ),
+    "litert_static": Entry(
+        "anil_tf.export.litert_runtime:LitertStaticRuntime",
+        (layout.LITERT_STATIC,),
+        "pip install ai-edge-litert",
+    ),
+    "litert_compiled": Entry(
+        "anil_tf.export.litert_runtime:LitertCompiledRuntime",
+        (layout.LITERT_STATIC,),
+        "pip install ai-edge-litert",
+    ),
+    "litert_int8": Entry(
+        "anil_tf.export.litert_runtime:LitertInt8Runtime",
+        (layout.LITERT_INT8,),
+        "pip install ai-edge-litert",
     ),
 }
 
