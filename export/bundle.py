@@ -19,6 +19,7 @@ from anil_tf.export import layout
 from anil_tf.export.backbone import with_precision
 from anil_tf.export.graphs import Graphs, InitialHead, build_graphs
 from anil_tf.export.litert import export_litert
+from anil_tf.export.litert_trainer import export_trainer
 from anil_tf.export.manifest import Manifest, list_files
 from anil_tf.export.model_card import write_model_card
 from anil_tf.export.onnx import export_onnx
@@ -37,7 +38,10 @@ EXPORTERS: dict[str, Callable[[Graphs, Path], None]] = {
 
 
 def export_bundle(
-    run: str | Path, output: str | Path, targets: Sequence[str] = tuple(EXPORTERS)
+    run: str | Path,
+    output: str | Path,
+    targets: Sequence[str] = tuple(EXPORTERS),
+    trainer: bool = False,
 ) -> Manifest:
     """Export a trained run, and verify what was exported.
 
@@ -47,6 +51,7 @@ def export_bundle(
         run: Run directory written by training.
         output: Folder of the bundle; must not exist.
         targets: Formats to write, of `EXPORTERS`.
+        trainer: Write `litert/trainer.tflite` too, which holds its head.
 
     Returns:
         The manifest of the bundle.
@@ -72,7 +77,7 @@ def export_bundle(
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
         folder = Path(scratch) / "bundle"
         folder.mkdir()
-        manifest = _write_bundle(run, model, folder, targets)
+        manifest = _write_bundle(run, model, folder, targets, trainer)
         os.rename(folder, output)
     return manifest
 
@@ -101,7 +106,9 @@ def check_exportable(model: keras.Model) -> None:
         )
 
 
-def _write_bundle(run: Path, model: ANIL, folder: Path, targets: Sequence[str]) -> Manifest:
+def _write_bundle(
+    run: Path, model: ANIL, folder: Path, targets: Sequence[str], trainer: bool
+) -> Manifest:
     with np.load(run / "examples.npz", allow_pickle=False) as examples:
         image, label = examples["image"], examples["label"]
     head = _initial_head(model)
@@ -114,6 +121,8 @@ def _write_bundle(run: Path, model: ANIL, folder: Path, targets: Sequence[str]) 
     )
     for target in targets:
         EXPORTERS[target](graphs, folder)
+    if trainer:
+        export_trainer(graphs, folder)
     verification.write(folder)
 
     recipe = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))

@@ -31,13 +31,14 @@ _json = click.option("--json", "json_file", type=_FILE, help="Write the figures 
 @click.option(
     "--targets", default="saved_model,onnx,litert", show_default=True, help="Formats to write."
 )
+@click.option("--trainer", is_flag=True, help="Write a LiteRT file that holds its head, too.")
 @_json
-def export(run: Path, output: Path, targets: str, json_file: Path | None) -> None:
+def export(run: Path, output: Path, targets: str, trainer: bool, json_file: Path | None) -> None:
     """Export a trained RUN as a bundle, verified against a float64 reference."""
     from anil_tf.export.bundle import export_bundle
     from anil_tf.export.verify import format_parity
 
-    manifest = export_bundle(run, output, targets.split(","))
+    manifest = export_bundle(run, output, targets.split(","), trainer)
     click.echo(format_parity(manifest.parity))
     size = sum(file.bytes for file in manifest.files.values())
     click.echo(f"\nWrote {output}: {len(manifest.files)} files, {size / 1e6:.1f} MB")

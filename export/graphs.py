@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from anil_tf.export.signatures import Signature
+from anil_tf.export.signatures import Signature, Tensor
 from anil_tf.inner_loop import LinearAdaptation, gram_loop, gram_matrix
 
 Tensors = dict[str, tf.Tensor]
@@ -160,16 +160,16 @@ def build_graphs(
         return {"probabilities": predicted["probabilities"]}
 
     functions = {
-        body.__name__: tf.function(body, input_signature=specs(signatures[body.__name__]))
+        body.__name__: tf.function(body, input_signature=specs(signatures[body.__name__].inputs))
         for body in (features, initial_head, adapt, predict, adapt_and_predict)
     }
     weights = [variable.value for variable in backbone.variables]
     return Graphs(functions, signatures, weights, head)
 
 
-def specs(signature: Signature) -> list[tf.TensorSpec]:
+def specs(inputs: dict[str, Tensor]) -> list[tf.TensorSpec]:
     """What `tf.function` takes as the input signature; axes with a name are dynamic."""
     return [
         tf.TensorSpec([axis if isinstance(axis, int) else None for axis in axes], dtype, name)
-        for name, (dtype, axes) in signature.inputs.items()
+        for name, (dtype, axes) in inputs.items()
     ]

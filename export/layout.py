@@ -20,3 +20,6 @@ ONNX = {
 LITERT = "litert/model.tflite"
 LITERT_STATIC = "litert/model_static.tflite"
 LITERT_INT8 = "litert/model_int8.tflite"
+
+# A file that holds its head; only if asked for.
+LITERT_TRAINER = "litert/trainer.tflite"
