@@ -29,13 +29,14 @@ _json = click.option("--json", "json_file", type=_FILE, help="Write the figures 
 @click.argument("run", type=_FOLDER)
 @click.option("--output", required=True, type=_FILE, help="Folder of the bundle; must not exist.")
 @click.option("--targets", default="saved_model,onnx", show_default=True, help="Formats to write.")
+@click.option("--int8", is_flag=True, help="Add a backbone with 8-bit convolutions.")
 @_json
-def export(run: Path, output: Path, targets: str, json_file: Path | None) -> None:
+def export(run: Path, output: Path, targets: str, int8: bool, json_file: Path | None) -> None:
     """Export a trained RUN as a bundle, verified against a float64 reference."""
     from anil_tf.export.bundle import export_bundle
     from anil_tf.export.verify import format_checks
 
-    manifest = export_bundle(run, output, targets.split(","))
+    manifest = export_bundle(run, output, targets.split(","), int8)
     click.echo(format_checks(manifest.parity))
     size = sum(file.bytes for file in manifest.files.values())
     click.echo(f"\nWrote {output}: {len(manifest.files)} files, {size / 1e6:.1f} MB")

@@ -104,15 +104,22 @@ class InitialHead(NamedTuple):
 
 
 class Graphs(NamedTuple):
-    """What an exporter takes: a `tf.function` for each signature, and the weights they read."""
+    """What an exporter takes: a `tf.function` for each signature, and the weights they read.
+
+    `metadata` is what a single file should say of itself, `Manifest.metadata`.
+    """
 
     functions: dict[str, Any]
     signatures: dict[str, Signature]
     weights: list[tf.Variable]
+    metadata: dict[str, str]
 
 
 def build_graphs(
-    backbone: keras.Model, head: InitialHead, signatures: dict[str, Signature]
+    backbone: keras.Model,
+    head: InitialHead,
+    signatures: dict[str, Signature],
+    metadata: dict[str, str],
 ) -> Graphs:
     """The functions of a bundle: named tensors in, a dict of named tensors out.
 
@@ -121,6 +128,7 @@ def build_graphs(
             inference mode.
         head: What adaptation starts from.
         signatures: From `signatures.declare`.
+        metadata: Settings to write into every file that can hold them.
 
     Returns:
         The functions, each with its input signature.
@@ -155,7 +163,8 @@ def build_graphs(
         body.__name__: tf.function(body, input_signature=_specs(signatures[body.__name__]))
         for body in (features, initial_head, adapt, predict, adapt_and_predict)
     }
-    return Graphs(functions, signatures, [variable.value for variable in backbone.variables])
+    weights = [variable.value for variable in backbone.variables]
+    return Graphs(functions, signatures, weights, metadata)
 
 
 def _specs(signature: Signature) -> list[tf.TensorSpec]:

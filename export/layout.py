@@ -15,3 +15,5 @@ ONNX = {
     "adapt": "onnx/adapt.onnx",
     "predict": "onnx/predict.onnx",
 }
+# `features` with convolutions in 8-bit integers.
+ONNX_INT8 = "onnx/backbone_int8.onnx"

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from anil_tf.export.cases import Case, list_cases, measure
+from anil_tf.export.cases import INT8_BOUND, Case, list_cases, measure
 from anil_tf.export.manifest import Check, read_manifest
 from anil_tf.export.runtime import RUNTIMES, BundleRuntime, open_bundle
 from anil_tf.export.verification import Verification
@@ -50,6 +50,7 @@ def check_runtime(runtime: BundleRuntime, verification: Verification) -> list[Ch
 
 def _check(runtime: BundleRuntime, case: Case) -> Check:
     difference, error = None, ""
+    quantized = runtime.precision == "int8" and case.signature == "features"
     try:
         difference = measure(runtime.run(case.signature, **case.inputs), case.expected)
     except Exception as failure:  # whatever a runtime raises is a finding
@@ -58,7 +59,7 @@ def _check(runtime: BundleRuntime, case: Case) -> Check:
         runtime=runtime.name,
         check=case.check,
         difference=difference,
-        bound=case.bound,
+        bound=max(case.bound, INT8_BOUND) if quantized else case.bound,
         error=error,
     )
 

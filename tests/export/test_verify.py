@@ -16,9 +16,11 @@ def failing(checks):
 
 def test_every_runtime_of_an_export_agrees_with_the_reference(bundle):
     checks, skipped = verify_bundle(bundle)
-    assert {check.runtime for check in checks} == {"onnx", "saved_model"}
+    every = {"onnx", "onnx_int8", "onnx_reference", "saved_model"}
+    assert {check.runtime for check in checks} == every
     assert not failing(checks) and not skipped
-    assert all(check.bound <= 1e-4 for check in checks)
+    loose = [(check.runtime, check.check) for check in checks if check.bound > 1e-4]
+    assert loose == [("onnx_int8", "features")]
 
 
 def test_a_per_class_export_agrees_too(per_class_bundle):
@@ -67,7 +69,7 @@ def test_a_runtime_that_is_not_installed_is_skipped_with_the_reason(bundle, monk
     )
     monkeypatch.setitem(verify.RUNTIMES, "onnx", missing)
     checks, skipped = verify_bundle(bundle)
-    assert {check.runtime for check in checks} == {"saved_model"}
+    assert "onnx" not in {check.runtime for check in checks}
     assert skipped == {"onnx": "The onnx runtime needs: pip install some-package"}
 
 
