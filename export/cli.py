@@ -31,14 +31,17 @@ _json = click.option("--json", "json_file", type=_FILE, help="Write the figures 
 @click.option(
     "--targets", default="saved_model,onnx,litert", show_default=True, help="Formats to write."
 )
-@click.option("--trainer", is_flag=True, help="Write a LiteRT file that holds its head, too.")
+@click.option("--int8", is_flag=True, help="Add a backbone with 8-bit convolutions.")
+@click.option("--trainer", is_flag=True, help="Add a LiteRT file that trains and holds its head.")
 @_json
-def export(run: Path, output: Path, targets: str, trainer: bool, json_file: Path | None) -> None:
+def export(
+    run: Path, output: Path, targets: str, int8: bool, trainer: bool, json_file: Path | None
+) -> None:
     """Export a trained RUN as a bundle, verified against a float64 reference."""
     from anil_tf.export.bundle import export_bundle
     from anil_tf.export.verify import format_parity
 
-    manifest = export_bundle(run, output, targets.split(","), trainer)
+    manifest = export_bundle(run, output, targets.split(","), int8, trainer)
     click.echo(format_parity(manifest.parity))
     size = sum(file.bytes for file in manifest.files.values())
     click.echo(f"\nWrote {output}: {len(manifest.files)} files, {size / 1e6:.1f} MB")

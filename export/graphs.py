@@ -111,16 +111,23 @@ class InitialHead(NamedTuple):
 
 
 class Graphs(NamedTuple):
-    """What an exporter takes: a `tf.function` for each signature, and what they read."""
+    """What an exporter takes: a `tf.function` for each signature, and what they read.
+
+    `metadata` is what a single file should say of itself, `Manifest.metadata`.
+    """
 
     functions: dict[str, Any]
     signatures: dict[str, Signature]
     weights: list[tf.Variable]
     head: InitialHead
+    metadata: dict[str, str]
 
 
 def build_graphs(
-    backbone: keras.Model, head: InitialHead, signatures: dict[str, Signature]
+    backbone: keras.Model,
+    head: InitialHead,
+    signatures: dict[str, Signature],
+    metadata: dict[str, str],
 ) -> Graphs:
     """The functions of a bundle: named tensors in, a dict of named tensors out.
 
@@ -129,6 +136,7 @@ def build_graphs(
             inference mode.
         head: What adaptation starts from.
         signatures: From `signatures.declare`.
+        metadata: Settings to write into every file that can hold them.
 
     Returns:
         The functions, each with its input signature.
@@ -164,7 +172,7 @@ def build_graphs(
         for body in (features, initial_head, adapt, predict, adapt_and_predict)
     }
     weights = [variable.value for variable in backbone.variables]
-    return Graphs(functions, signatures, weights, head)
+    return Graphs(functions, signatures, weights, head, metadata)
 
 
 def specs(inputs: dict[str, Tensor]) -> list[tf.TensorSpec]:

@@ -15,6 +15,8 @@ ONNX = {
     "adapt": "onnx/adapt.onnx",
     "predict": "onnx/predict.onnx",
 }
+# `features` with convolutions in 8-bit integers.
+ONNX_INT8 = "onnx/backbone_int8.onnx"
 
 # The same signatures in one file each: of any size, of fixed shapes, with 8-bit convolutions.
 LITERT = "litert/model.tflite"

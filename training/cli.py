@@ -61,7 +61,7 @@ def train(
 @click.option("--seed", type=int, help="Of the episodes. [default: the recipe's]")
 @click.option(
     "--runtime",
-    type=click.Choice(["keras", "onnx", "litert", "saved_model"]),
+    type=click.Choice(["keras", "onnx", "onnx_int8", "litert", "saved_model"]),
     help="[default: keras for a run, onnx for a bundle]",
 )
 @_json
