@@ -147,6 +147,7 @@ function refresh() {
     else thumbnails.textContent = "No examples yet";
     find(".remove", row).setAttribute("aria-label", `Remove ${nameOf({ row })}`);
   }
+  enableTools();
   if (head) return predict();
   const missing = whatIsMissing();
   find("#learn").disabled = Boolean(missing);
@@ -171,10 +172,14 @@ async function learn() {
 }
 
 function paperChanged() {
+  enableTools();
+  if (head) predict();
+}
+
+function enableTools() {
   const blank = paper.isBlank;
   find("#hint").hidden = !blank;
   for (const button of document.querySelectorAll("#undo, #clear, .add")) button.disabled = blank;
-  if (model && head) predict();
 }
 
 let predicting = false;
@@ -206,24 +211,21 @@ function predict() {
 
 function showProbabilities(probabilities) {
   const best = probabilities ? probabilities.indexOf(Math.max(...probabilities)) : -1;
-  classes.forEach(({ row }, label) => {
-    const percent = Math.round(100 * (probabilities?.[label] ?? 0));
-    const bar = find(".bar", row);
-    bar.hidden = !head;
-    bar.setAttribute("aria-valuenow", percent);
-    bar.setAttribute("aria-label", `Probability of ${nameOf({ row })}`);
-    find(".fill", row).style.width = `${percent}%`;
-    find(".percent", row).textContent = probabilities ? `${percent} %` : "";
-    row.classList.toggle("best", label === best);
+  const bars = classes.map((each, label) => {
+    const bar = find("#bar").content.firstElementChild.cloneNode(true);
+    const percent = `${Math.round(100 * (probabilities?.[label] ?? 0))}%`;
+    bar.classList.toggle("best", label === best);
+    find(".of", bar).textContent = nameOf(each);
+    find(".fill", bar).style.width = percent;
+    find(".percent", bar).textContent = probabilities ? percent : "";
+    return bar;
   });
-  const verdict = find("#verdict");
-  verdict.classList.toggle("sure", best >= 0);
-  verdict.textContent =
-    best >= 0
-      ? `${nameOf(classes[best])}, ${Math.round(100 * probabilities[best])} %`
-      : head
-        ? "Draw something new: the bars show what it is."
-        : "Draw an example, then add it to its class.";
+  find("#bars").replaceChildren(...(probabilities ? bars : []));
+  let verdict = "Draw an example, then add it to its class.";
+  if (head) verdict = "Draw something new: the bars show what it is.";
+  if (probabilities) verdict = nameOf(classes[best]);
+  find("#verdict").textContent = verdict;
+  find("#verdict").classList.toggle("spoken", Boolean(probabilities));
 }
 
 function nameOf({ row }) {

@@ -21,9 +21,9 @@ function line(...points) {
 }
 
 function arc(x, y, radius) {
-  return Array.from({ length: 25 }, (_, i) => [
-    x + radius * Math.sin((i * Math.PI) / 12),
-    y - radius * Math.cos((i * Math.PI) / 12),
+  return Array.from({ length: 61 }, (_, i) => [
+    x + radius * Math.sin((i * Math.PI) / 30),
+    y - radius * Math.cos((i * Math.PI) / 30),
   ]);
 }
 
@@ -50,7 +50,7 @@ async function draw(page, symbol, seed) {
     ]);
     await page.mouse.move(...points[0]);
     await page.mouse.down();
-    for (const point of points.slice(1)) await page.mouse.move(...point, { steps: 4 });
+    for (const point of points.slice(1)) await page.mouse.move(...point);
     await page.mouse.up();
   }
 }
@@ -63,19 +63,18 @@ async function teach(page, examples) {
     await row.locator(".name").fill(name);
     for (let seed = 0; seed < examples; seed++) {
       await draw(page, name, 10 * index + seed);
-      await row.getByRole("button", { name: "Add drawing" }).click();
+      await row.locator(".add").click();
     }
   }
   await page.getByRole("button", { name: "Learn" }).click();
   await page.getByText("Learned 3 classes").waitFor();
 }
 
-/** What the page answers to what is on the paper: the first class of the bars, and the verdict. */
+/** What the page answers to what is on the paper. */
 async function answer(page) {
-  await page.locator("#verdict.sure").waitFor();
+  await page.locator("#bars .best").waitFor();
   await page.waitForTimeout(300); // the last call of the model
-  const best = await page.locator("#classes li.best .name").inputValue();
-  return { best, verdict: await page.locator("#verdict").textContent() };
+  return page.locator("#bars .best .of").textContent();
 }
 
 const isVisibleInWindow = (element) => {
@@ -101,7 +100,7 @@ const scenarios = {
   async picture(page) {
     await teach(page, 3);
     await draw(page, "zigzag", 77);
-    return answer(page);
+    return { best: await answer(page) };
   },
 
   async phone(page) {
@@ -111,10 +110,10 @@ const scenarios = {
     for (const button of buttons) inWindow.push(await button.evaluate(isVisibleInWindow));
     await teach(page, 2);
     await draw(page, "circle", 77);
-    const { best } = await answer(page);
+    const best = await answer(page);
     await page.evaluate(() => scrollTo(0, 0));
     const width = await page.evaluate(() => document.documentElement.scrollWidth);
-    const bar = await page.locator("#classes li.best .bar").evaluate(isVisibleInWindow);
+    const bar = await page.locator("#bars .best").evaluate(isVisibleInWindow);
     return { inWindow, best, width, bar };
   },
 
@@ -142,7 +141,7 @@ try {
   await page.goto(url);
   await page.locator("#status").getByText(/Loading/).waitFor({ state: "detached" });
   const seen = await scenarios[scenario](page);
-  if (picture) await page.screenshot({ path: picture });
+  if (picture) await page.screenshot({ path: picture, fullPage: scenario === "picture" });
   console.log(JSON.stringify({ ...seen, requests, complaints }));
 } catch (error) {
   console.error(error.message, complaints);
