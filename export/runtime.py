@@ -188,6 +188,16 @@ RUNTIMES = {
         layout.ONNX["features"],
         "pip install onnxruntime",
     ),
+    "onnx_web_node": Entry(
+        "anil_tf.export.web_runtime:OnnxWebNodeRuntime",
+        layout.ONNX["features"],
+        "npm install onnxruntime-web",
+    ),
+    "onnx_web_chromium": Entry(
+        "anil_tf.export.web_runtime:OnnxWebChromiumRuntime",
+        layout.ONNX["features"],
+        "npm install onnxruntime-web playwright-core, and Chromium",
+    ),
 }
 
 

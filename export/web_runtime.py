@@ -1,0 +1,168 @@
+"""A bundle on onnxruntime-web, in Node and in headless Chromium.
+
+The packages of npm are found as Node finds them from the working directory (in `node_modules` there
+or in a folder above, or on `NODE_PATH`), then in `examples/browser` of a checkout.
+"""
+
+import base64
+import json
+import shutil
+import subprocess
+import tempfile
+import threading
+import weakref
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from anil_tf.export import layout
+from anil_tf.export.runtime import BundleRuntime
+
+TIMEOUT = 120.0  # seconds for an answer; the first of a file loads and compiles it
+
+_RUNNER = Path(__file__).parent / "web" / "runner.mjs"
+_PACKAGES = Path(__file__).resolve().parent.parent / "examples" / "browser"
+_CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+class WebProcess:
+    """Node running a JavaScript engine, by itself or in a page; it ends with this object.
+
+    Args:
+        engine: `"onnx"` (onnxruntime-web) or `"litert"` (LiteRT.js, in Chromium alone).
+        bundle: Folder of the bundle, whose files are all that the process reads.
+        in_chromium: Run in a page of headless Chromium, not in Node.
+
+    Raises:
+        ImportError: Node, Chromium or a package is not installed, or does not start.
+    """
+
+    def __init__(self, engine: str, bundle: Path, in_chromium: bool) -> None:
+        node = _find("Node.js", "node")
+        configuration = {
+            "engine": engine,
+            "bundle": str(bundle.resolve()),
+            "roots": [str(folder) for folder in (Path.cwd(), _PACKAGES)],
+            "chromium": _find("Chromium", *_CHROMIUM) if in_chromium else None,
+        }
+        self._errors = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [node, str(_RUNNER), json.dumps(configuration)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            encoding="utf-8",
+        )
+        self.close = weakref.finalize(self, _close, self._process, self._errors)
+        try:
+            self._receive()
+        except OSError as error:
+            self.close()
+            raise ImportError(str(error)) from error
+
+    def run(self, file: str, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run a signature that a file of the bundle holds; the outputs by name.
+
+        Raises:
+            ChildProcessError: The engine failed, or the process ended.
+            TimeoutError: There was no answer in `TIMEOUT` seconds; the process is ended.
+        """
+        tensors = {name: _encode(array) for name, array in inputs.items()}
+        answer = self._receive({"file": file, "signature": signature, "inputs": tensors})
+        return {name: _decode(tensor) for name, tensor in answer["outputs"].items()}
+
+    def _receive(self, request: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The next line of the process, after sending it one."""
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self._process.kill()  # and with it the waiting below
+
+        alarm = threading.Timer(TIMEOUT, end)
+        alarm.start()
+        try:
+            line = _exchange(self._process, request)
+        finally:
+            alarm.cancel()
+        if late.is_set():
+            raise TimeoutError(f"no answer within {TIMEOUT:g} seconds")
+        if not line:
+            self._errors.seek(0)
+            last = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise ChildProcessError(" ".join(["the process of the web runtime ended.", *last]))
+        answer = json.loads(line)
+        if "error" in answer:
+            raise ChildProcessError(answer["error"])
+        return answer
+
+
+class OnnxWebNodeRuntime(BundleRuntime):
+    """A `Runtime` on a bundle's ONNX files: onnxruntime-web (WebAssembly) in Node.
+
+    Raises:
+        ImportError: Node or onnxruntime-web is not installed, or does not start.
+    """
+
+    name = "onnx_web_node"
+    in_chromium = False
+
+    def __init__(self, bundle: str | Path) -> None:
+        super().__init__(bundle)
+        self.signatures = {name: self.signatures[name] for name in layout.ONNX}
+        self._process = WebProcess("onnx", self.bundle, self.in_chromium)
+
+    def _run(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._process.run(layout.ONNX[signature], signature, inputs)
+
+
+class OnnxWebChromiumRuntime(OnnxWebNodeRuntime):
+    """A `Runtime` on a bundle's ONNX files: onnxruntime-web in a page of headless Chromium.
+
+    Raises:
+        ImportError: Node, a package or Chromium is not installed, or does not start.
+    """
+
+    name = "onnx_web_chromium"
+    in_chromium = True
+
+
+def _find(what: str, *programs: str) -> str:
+    for program in programs:
+        if path := shutil.which(program):
+            return path
+    raise ImportError(f"{what} is not installed: there is no program `{programs[0]}`")
+
+
+def _exchange(process: subprocess.Popen[str], request: dict[str, Any] | None) -> str:
+    """Send a line, if any, and wait for one; an empty one if the process has ended."""
+    if process.stdin is None or process.stdout is None:
+        raise ValueError("the process has no pipes")
+    try:
+        if request is not None:
+            process.stdin.write(f"{json.dumps(request)}\n")
+            process.stdin.flush()
+        return process.stdout.readline()
+    except BrokenPipeError:
+        return ""
+
+
+def _close(process: subprocess.Popen[str], errors: IO[bytes]) -> None:
+    """End the process, which ends its browser: it stops when its input does."""
+    try:
+        process.communicate(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+    errors.close()
+
+
+def _encode(array: np.ndarray) -> dict[str, Any]:
+    data = base64.b64encode(array.tobytes()).decode("ascii")
+    return {"dtype": array.dtype.name, "shape": array.shape, "data": data}
+
+
+def _decode(tensor: dict[str, Any]) -> np.ndarray:
+    data = base64.b64decode(tensor["data"])
+    return np.frombuffer(data, tensor["dtype"]).reshape(tensor["shape"])
