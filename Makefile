@@ -1,5 +1,6 @@
 # make demo   trains, exports and adapts a small model, start to finish (into demo/)
 # make test   all checks: style, types, tests
+# make bench-export   the exported adaptation in the Gram form against the plain loop
 # Each makes its environment, .venv, the first time. Another Python: make test PYTHON=python3.13
 
 PYTHON ?= python3
@@ -8,10 +9,13 @@ BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/ready
 TYPES := build/types
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench-export clean
 
 demo: $(READY)
 	$(BIN)/python -m anil_tf.training.demo
+
+bench-export: $(READY)
+	$(BIN)/python -m benchmarks.adapt
 
 test: lint
 	$(BIN)/python -m pytest

@@ -141,13 +141,18 @@ def _write_bundle(run: Path, model: ANIL, folder: Path, targets: Sequence[str]) 
     )
     manifest.write(folder)
 
-    checks, _ = verify_bundle(folder)
-    failed = [f"{c.runtime} {c.check} ({c.error or c.difference})" for c in checks if not c.ok]
+    parity, _ = verify_bundle(folder)
+    failed = [
+        f"{runtime.runtime} {check.check} ({check.error or check.difference})"
+        for runtime in parity
+        for check in runtime.checks
+        if not check.ok
+    ]
     if failed:
         raise ValueError(
             f"The export does not agree with the float64 reference: {'; '.join(failed)}"
         )
-    manifest = manifest.model_copy(update={"parity": checks})
+    manifest = manifest.model_copy(update={"parity": parity})
     (folder / layout.MODEL_CARD).write_text(write_model_card(manifest), encoding="utf-8")
     manifest = manifest.model_copy(update={"files": list_files(folder)})
     manifest.write(folder)
@@ -177,6 +182,7 @@ def _make_verification(
         support_image=image[episodes.support],
         support_labels=episodes.labels,
         query_image=image[episodes.query],
+        query_labels=episodes.query_labels,
         support_features=features(episodes.support),
         query_features=features(episodes.query),
         kernel=np.tile(head.kernel, (1, columns)),

@@ -33,10 +33,10 @@ _json = click.option("--json", "json_file", type=_FILE, help="Write the figures 
 def export(run: Path, output: Path, targets: str, json_file: Path | None) -> None:
     """Export a trained RUN as a bundle, verified against a float64 reference."""
     from anil_tf.export.bundle import export_bundle
-    from anil_tf.export.verify import format_checks
+    from anil_tf.export.verify import format_parity
 
     manifest = export_bundle(run, output, targets.split(","))
-    click.echo(format_checks(manifest.parity))
+    click.echo(format_parity(manifest.parity))
     size = sum(file.bytes for file in manifest.files.values())
     click.echo(f"\nWrote {output}: {len(manifest.files)} files, {size / 1e6:.1f} MB")
     write_json(json_file, manifest.model_dump(mode="json"))
@@ -47,14 +47,15 @@ def export(run: Path, output: Path, targets: str, json_file: Path | None) -> Non
 @_json
 def verify(bundle: Path, json_file: Path | None) -> None:
     """Compare every runtime of a BUNDLE with the float64 reference on fixed episodes."""
-    from anil_tf.export.verify import format_checks, verify_bundle
+    from anil_tf.export.verify import format_parity, verify_bundle
 
-    checks, skipped = verify_bundle(bundle)
-    click.echo(format_checks(checks))
+    parity, skipped = verify_bundle(bundle)
+    click.echo(format_parity(parity))
     for runtime, reason in skipped.items():
         click.echo(f"{runtime} skipped: {reason}")
-    write_json(json_file, {"checks": [check.model_dump() for check in checks], "skipped": skipped})
-    if not all(check.ok for check in checks):
+    figures = {"parity": [runtime.model_dump() for runtime in parity], "skipped": skipped}
+    write_json(json_file, figures)
+    if not all(runtime.ok for runtime in parity):
         sys.exit(1)
 
 

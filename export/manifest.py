@@ -18,13 +18,12 @@ class File(pydantic.BaseModel):
 
 
 class Check(pydantic.BaseModel):
-    """One comparison of a runtime with the float64 reference.
+    """One comparison with the float64 reference.
 
     `difference` is relative to the largest value of the reference, and null if there was nothing
     to compare, in which case `error` says why.
     """
 
-    runtime: str
     check: str
     difference: float | None
     bound: float
@@ -35,6 +34,26 @@ class Check(pydantic.BaseModel):
     def ok(self) -> bool:
         """Whether the difference is within the bound."""
         return self.difference is not None and self.difference <= self.bound
+
+
+class Parity(pydantic.BaseModel):
+    """A runtime held to the float64 reference, on the episodes that the bundle carries.
+
+    `accuracy` is of the query images after adaptation, in 0..1, null where a runtime cannot tell;
+    `bytes` is the size of what it runs; `milliseconds` are medians of one thread's calls:
+    `features` of one image, `adapt` with 10 and 100 steps and `predict` of an episode.
+    """
+
+    runtime: str
+    checks: list[Check]
+    accuracy: float | None = None
+    bytes: int
+    milliseconds: dict[str, float] = {}
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check passed."""
+        return all(check.ok for check in self.checks)
 
 
 class Manifest(pydantic.BaseModel):
@@ -57,7 +76,7 @@ class Manifest(pydantic.BaseModel):
     data: dict[str, Any]
     evaluation: dict[str, Any]
     accuracy: dict[str, dict[str, Any]]
-    parity: list[Check] = []
+    parity: list[Parity] = []
     backbone_sha256: str
     versions: dict[str, str]
     files: dict[str, File]
@@ -70,6 +89,14 @@ class Manifest(pydantic.BaseModel):
     def formats(self) -> list[str]:
         """The formats in the bundle, which have a folder each: `onnx`, `saved_model`."""
         return sorted({name.split("/")[0] for name in self.files if "/" in name})
+
+    def size(self, path: str) -> int:
+        """Bytes of a file or a folder of the bundle; 0 if there is none."""
+        return sum(
+            file.bytes
+            for name, file in self.files.items()
+            if name == path or name.startswith(f"{path}/")
+        )
 
 
 def list_files(bundle: Path) -> dict[str, File]:

@@ -70,8 +70,9 @@ def write_model_card(manifest: Manifest) -> str:
         parity=_table(
             ("runtime", "check", "difference", "bound"),
             [
-                (c.runtime, c.check, f"{c.difference:.1e}", f"{c.bound:.1e}")
-                for c in manifest.parity
+                (p.runtime, c.check, f"{c.difference:.1e}", f"{c.bound:.1e}")
+                for p in manifest.parity
+                for c in p.checks
             ],
         ),
     )

@@ -2,13 +2,15 @@
 
 import abc
 import importlib
+import statistics
+import time
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from anil_tf.export import layout
-from anil_tf.export.manifest import read_manifest
+from anil_tf.export.manifest import Manifest, read_manifest
 from anil_tf.export.signatures import bind, declare
 
 
@@ -72,8 +74,8 @@ class BundleRuntime(abc.ABC):
     def __init__(self, bundle: str | Path) -> None:
         self.bundle = Path(bundle)
         self.manifest = read_manifest(self.bundle)
-        if (file := RUNTIMES[self.name].file) not in self.manifest.files:
-            raise ValueError(f"{bundle} was exported without {self.name}: it has no {file}")
+        if missing := RUNTIMES[self.name].missing(self.manifest):
+            raise ValueError(f"{bundle} was exported without {self.name}: it has no {missing[0]}")
         self.inner_lr = self.manifest.inner_lr
         self.inner_steps = self.manifest.inner_steps
         self.signatures = declare(
@@ -106,6 +108,16 @@ class BundleRuntime(abc.ABC):
             ValueError: An input has the wrong dtype or shape.
         """
         return self._run(signature, bind(self.signatures[signature], inputs))
+
+    def milliseconds(self, signature: str, calls: int = 20, **inputs: Any) -> float:
+        """Median time of a call of a signature, after a first that does not count."""
+        arrays = bind(self.signatures[signature], inputs)
+        times = []
+        for _ in range(calls + 1):
+            start = time.perf_counter()
+            self._run(signature, arrays)
+            times.append(1000 * (time.perf_counter() - start))
+        return statistics.median(times[1:])
 
     def features(self, image: np.ndarray) -> np.ndarray:
         """Features float32 `[B, D]` of images `[B, H, W, C]`."""
@@ -172,20 +184,24 @@ class Entry(NamedTuple):
     """A runtime: where its class is (`module:class`), what of a bundle it runs, how to get it."""
 
     target: str
-    file: str
+    files: tuple[str, ...]
     install: str
+
+    def missing(self, manifest: Manifest) -> list[str]:
+        """What of it a bundle lacks."""
+        return [file for file in self.files if not manifest.size(file)]
 
 
 # Imported when asked for: running ONNX must not need TensorFlow, nor the other way round.
 RUNTIMES = {
     "saved_model": Entry(
         "anil_tf.export.saved_model_runtime:SavedModelRuntime",
-        f"{layout.SAVED_MODEL}/saved_model.pb",
+        (layout.SAVED_MODEL,),
         "pip install tensorflow",
     ),
     "onnx": Entry(
         "anil_tf.export.onnx_runtime:OnnxRuntime",
-        layout.ONNX["features"],
+        tuple(layout.ONNX.values()),
         "pip install onnxruntime",
     ),
     "onnx_web_node": Entry(

@@ -19,6 +19,7 @@ class Verification(NamedTuple):
         support_image: `[E, M, H, W, C]`, in the bundle's image dtype.
         support_labels: int32 `[E, M]`.
         query_image: `[E, Q, H, W, C]`.
+        query_labels: int32 `[E, Q]`.
         support_features: float64 `[E, M, D]`, by the backbone in float64.
         query_features: float64 `[E, Q, D]`.
         kernel: The initial head's kernel, float32 `[D, N]`.
@@ -28,6 +29,7 @@ class Verification(NamedTuple):
     support_image: np.ndarray
     support_labels: np.ndarray
     query_image: np.ndarray
+    query_labels: np.ndarray
     support_features: np.ndarray
     query_features: np.ndarray
     kernel: np.ndarray
@@ -51,12 +53,14 @@ class Episodes(NamedTuple):
         support: Row numbers `[E, M]`.
         labels: The support's classes `0..N-1`, int32 `[E, M]`.
         query: Row numbers `[E, Q]`.
+        query_labels: The queries' classes, int32 `[E, Q]`.
         ways: N.
     """
 
     support: np.ndarray
     labels: np.ndarray
     query: np.ndarray
+    query_labels: np.ndarray
     ways: int
 
 
@@ -85,10 +89,11 @@ def choose_episodes(label: np.ndarray, ways: int, shots: int = 2, queries: int =
         )
     episodes = 2 if len(rows) >= 2 * ways else 1
     chosen = np.array(rows[: episodes * ways]).reshape(episodes, ways, needed)
-    labels = np.tile(np.repeat(np.arange(ways, dtype=np.int32), shots), (episodes, 1))
+    names = np.arange(ways, dtype=np.int32)
     return Episodes(
         support=chosen[:, :, :shots].reshape(episodes, -1),
-        labels=labels,
+        labels=np.tile(names.repeat(shots), (episodes, 1)),
         query=chosen[:, :, shots:].reshape(episodes, -1),
+        query_labels=np.tile(names.repeat(queries), (episodes, 1)),
         ways=ways,
     )

@@ -80,6 +80,7 @@ def test_callbacks(sampler, tmp_path):
             keras.callbacks.BackupAndRestore(str(tmp_path / "backup")),
             keras.callbacks.EarlyStopping("val_loss", min_delta=100, patience=1),
             keras.callbacks.TerminateOnNaN(),
+            keras.callbacks.TensorBoard(str(tmp_path / "events")),
             logs,
         ],
     )
@@ -87,6 +88,9 @@ def test_callbacks(sampler, tmp_path):
     assert len(rows) == 1 + 2  # EarlyStopping ended it
     assert "val_accuracy_before_adaptation" in rows[0]
     assert keras.saving.load_model(tmp_path / "best.keras").optimizer.iterations > 0
+    assert b"epoch_accuracy" in b"".join(
+        file.read_bytes() for file in tmp_path.glob("events/train/events.*")
+    )
 
 
 def test_saving_keeps_weights_settings_and_the_optimizer(sampler, tmp_path):

@@ -64,7 +64,7 @@ def test_a_bundle_without_evaluation_says_so(bundle):
 def test_only_the_targets_asked_for_are_written(run, tmp_path):
     manifest = export_bundle(run, tmp_path / "bundle", ["onnx"])
     assert manifest.formats == ["onnx"]
-    assert {check.runtime for check in manifest.parity} == {"onnx"}
+    assert {parity.runtime for parity in manifest.parity} == {"onnx"}
 
 
 def test_data_other_than_images_is_exported_in_float32(run_copy, tmp_path):

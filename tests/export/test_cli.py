@@ -54,12 +54,14 @@ def test_export_writes_a_bundle_and_its_figures(run, tmp_path):
     assert json.loads(figures.read_text())["parity"]
 
 
-def test_verify_prints_a_line_a_check_and_writes_them(bundle, tmp_path):
+def test_verify_prints_a_line_a_runtime_and_writes_every_check(bundle, tmp_path):
     result = anil("verify", bundle, "--json", tmp_path / "checks.json")
     assert result.exit_code == 0, result.output
     written = json.loads((tmp_path / "checks.json").read_text())
-    assert len(result.stdout.splitlines()) == 1 + len(written["checks"])
-    assert all(check["ok"] for check in written["checks"])
+    lines = result.stdout.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == [p["runtime"] for p in written["parity"]]
+    assert all(line.endswith("ok") for line in lines)
+    assert all(check["ok"] for parity in written["parity"] for check in parity["checks"])
 
 
 def test_verify_exits_with_1_when_a_check_fails(bundle, tmp_path):

@@ -7,7 +7,7 @@ from anil_tf.export import verify
 from anil_tf.export.cases import BOUND, list_cases, measure
 from anil_tf.export.runtime import open_bundle
 from anil_tf.export.verification import Verification, choose_episodes
-from anil_tf.export.verify import check_runtime, format_checks, verify_bundle
+from anil_tf.export.verify import check_runtime, compare, format_parity, verify_bundle
 
 
 def failing(checks):
@@ -15,15 +15,17 @@ def failing(checks):
 
 
 def test_every_runtime_of_an_export_agrees_with_the_reference(bundle):
-    checks, skipped = verify_bundle(bundle)
-    assert {check.runtime for check in checks} == {"onnx", "saved_model"}
-    assert not failing(checks) and not skipped
-    assert all(check.bound <= 1e-4 for check in checks)
+    parity, skipped = verify_bundle(bundle)
+    assert {runtime.runtime for runtime in parity} == {"onnx", "saved_model"}
+    assert not skipped
+    for runtime in parity:
+        assert not failing(runtime.checks)
+        assert all(check.bound <= 1e-4 for check in runtime.checks)
 
 
 def test_a_per_class_export_agrees_too(per_class_bundle):
-    checks, _ = verify_bundle(per_class_bundle)
-    assert not failing(checks)
+    parity, _ = verify_bundle(per_class_bundle)
+    assert all(runtime.ok for runtime in parity)
 
 
 def test_features_that_differ_are_found(bundle):
@@ -56,9 +58,27 @@ def test_one_failure_does_not_hide_the_other_checks(bundle, monkeypatch):
         return run(signature, **inputs)
 
     monkeypatch.setattr(runtime, "run", without_predict)
-    checks = check_runtime(runtime, Verification.read(bundle))
-    assert len(checks) == 7 and failing(checks) == {"predict"}
-    assert "RuntimeError: no such operation" in format_checks(checks)
+    parity = compare(runtime, Verification.read(bundle))
+    assert len(parity.checks) == 7 and failing(parity.checks) == {"predict"}
+    assert parity.accuracy is None and not parity.milliseconds
+    shown = format_parity([parity])
+    assert "FAILED onnx, predict: RuntimeError: no such operation" in shown
+
+
+def test_accuracy_size_and_speed_are_measured(bundle):
+    runtime, episodes = open_bundle(bundle), Verification.read(bundle)
+    parity = compare(runtime, episodes)
+    names = ("backbone", "initial_head", "adapt", "predict")
+    assert parity.bytes == sum((bundle / "onnx" / f"{n}.onnx").stat().st_size for n in names)
+    assert set(parity.milliseconds) == {"features", "adapt 10", "adapt 100", "predict"}
+    assert all(value > 0 for value in parity.milliseconds.values())
+    runtime.inner_lr, runtime.inner_steps = 0.5, 300  # to learn the support set by heart
+    taught = episodes._replace(
+        query_image=episodes.support_image, query_labels=episodes.support_labels
+    )
+    assert compare(runtime, taught).accuracy > 0.8
+    turned = taught._replace(query_labels=(taught.query_labels + 1) % 5)
+    assert compare(runtime, turned).accuracy < 0.2
 
 
 def test_a_runtime_that_is_not_installed_is_skipped_with_the_reason(bundle, monkeypatch):
@@ -66,8 +86,8 @@ def test_a_runtime_that_is_not_installed_is_skipped_with_the_reason(bundle, monk
         target="anil_tf.export.no_such_module:Missing", install="pip install some-package"
     )
     monkeypatch.setitem(verify.RUNTIMES, "onnx", missing)
-    checks, skipped = verify_bundle(bundle)
-    assert {check.runtime for check in checks} == {"saved_model"}
+    parity, skipped = verify_bundle(bundle)
+    assert {runtime.runtime for runtime in parity} == {"saved_model"}
     assert skipped == {"onnx": "The onnx runtime needs: pip install some-package"}
 
 
@@ -106,6 +126,9 @@ def test_episodes_are_disjoint_and_hold_every_class_alike():
     for support, labels in zip(episodes.support, episodes.labels, strict=True):
         assert np.unique(labels, return_counts=True)[1].tolist() == [2] * 5
         assert len({(label[row], one) for row, one in zip(support, labels, strict=True)}) == 5
+    for support, labels, query, query_labels in zip(*episodes[:4], strict=True):
+        named = dict(zip(label[support], labels, strict=True))
+        assert [named[label[row]] for row in query] == query_labels.tolist()
 
 
 def test_classes_with_too_few_examples_are_passed_over():
