@@ -141,7 +141,7 @@ def _write_bundle(run: Path, model: ANIL, folder: Path, targets: Sequence[str]) 
     )
     manifest.write(folder)
 
-    parity, _ = verify_bundle(folder)
+    parity, _ = verify_bundle(folder, in_process=True)
     failed = [
         f"{runtime.runtime} {check.check} ({check.error or check.difference})"
         for runtime in parity

@@ -181,11 +181,15 @@ class BundleRuntime(abc.ABC):
 
 
 class Entry(NamedTuple):
-    """A runtime: where its class is (`module:class`), what of a bundle it runs, how to get it."""
+    """A runtime: where its class is (`module:class`), what of a bundle it runs, how to get it.
+
+    One that is not `in_process` starts other programs, and is left to `anil verify`.
+    """
 
     target: str
     files: tuple[str, ...]
     install: str
+    in_process: bool = True
 
     def missing(self, manifest: Manifest) -> list[str]:
         """What of it a bundle lacks."""
@@ -206,13 +210,15 @@ RUNTIMES = {
     ),
     "onnx_web_node": Entry(
         "anil_tf.export.web_runtime:OnnxWebNodeRuntime",
-        layout.ONNX["features"],
+        tuple(layout.ONNX.values()),
         "npm install onnxruntime-web",
+        in_process=False,
     ),
     "onnx_web_chromium": Entry(
         "anil_tf.export.web_runtime:OnnxWebChromiumRuntime",
-        layout.ONNX["features"],
+        tuple(layout.ONNX.values()),
         "npm install onnxruntime-web playwright-core, and Chromium",
+        in_process=False,
     ),
 }
 
@@ -223,7 +229,8 @@ def open_bundle(bundle: str | Path, runtime: str = "onnx") -> BundleRuntime:
     Args:
         bundle: Folder of the bundle.
         runtime: A name of `RUNTIMES`: `"onnx"` (ONNX Runtime, without TensorFlow), `"saved_model"`
-            (a TensorFlow session, as TensorFlow Serving loads it).
+            (a TensorFlow session, as TensorFlow Serving loads it), `"onnx_web_node"`,
+            `"onnx_web_chromium"` (onnxruntime-web).
 
     Raises:
         ImportError: The runtime is not installed.

@@ -17,7 +17,10 @@ from typing import IO, Any
 import numpy as np
 
 from anil_tf.export import layout
-from anil_tf.export.runtime import BundleRuntime
+from anil_tf.export.runtime import RUNTIMES, BundleRuntime
+from anil_tf.export.signatures import bind
+
+Arrays = dict[str, np.ndarray]
 
 TIMEOUT = 120.0  # seconds for an answer; the first of a file loads and compiles it
 
@@ -30,6 +33,7 @@ class WebProcess:
     """Node running a JavaScript engine, by itself or in a page; it ends with this object.
 
     Args:
+        runtime: Name of the runtime, for errors.
         engine: `"onnx"` (onnxruntime-web) or `"litert"` (LiteRT.js, in Chromium alone).
         bundle: Folder of the bundle, whose files are all that the process reads.
         in_chromium: Run in a page of headless Chromium, not in Node.
@@ -38,14 +42,22 @@ class WebProcess:
         ImportError: Node, Chromium or a package is not installed, or does not start.
     """
 
-    def __init__(self, engine: str, bundle: Path, in_chromium: bool) -> None:
-        node = _find("Node.js", "node")
+    def __init__(self, runtime: str, engine: str, bundle: Path, in_chromium: bool) -> None:
+        self._runtime = runtime
+        try:
+            self._start(engine, bundle, in_chromium)
+        except OSError as error:
+            needed = RUNTIMES[runtime].install
+            raise ImportError(f"The {runtime} runtime needs: {needed}. {error}") from error
+
+    def _start(self, engine: str, bundle: Path, in_chromium: bool) -> None:
         configuration = {
             "engine": engine,
             "bundle": str(bundle.resolve()),
             "roots": [str(folder) for folder in (Path.cwd(), _PACKAGES)],
-            "chromium": _find("Chromium", *_CHROMIUM) if in_chromium else None,
+            "chromium": _find(*_CHROMIUM) if in_chromium else None,
         }
+        node = _find("node")
         self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [node, str(_RUNNER), json.dumps(configuration)],
@@ -57,44 +69,48 @@ class WebProcess:
         self.close = weakref.finalize(self, _close, self._process, self._errors)
         try:
             self._receive()
-        except OSError as error:
+        except OSError:
             self.close()
-            raise ImportError(str(error)) from error
+            raise
 
-    def run(self, file: str, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, file: str, signature: str, inputs: Arrays) -> Arrays:
         """Run a signature that a file of the bundle holds; the outputs by name.
 
         Raises:
             ChildProcessError: The engine failed, or the process ended.
             TimeoutError: There was no answer in `TIMEOUT` seconds; the process is ended.
         """
-        tensors = {name: _encode(array) for name, array in inputs.items()}
-        answer = self._receive({"file": file, "signature": signature, "inputs": tensors})
+        answer = self._receive(_request(file, signature, inputs))
         return {name: _decode(tensor) for name, tensor in answer["outputs"].items()}
+
+    def milliseconds(self, file: str, signature: str, inputs: Arrays, calls: int) -> float:
+        """Median time of a call by the engine's own clock, without the way there and back.
+
+        Raises:
+            ChildProcessError: The engine failed, or the process ended.
+            TimeoutError: There was no answer in `TIMEOUT` seconds; the process is ended.
+        """
+        return self._receive(_request(file, signature, inputs) | {"calls": calls})["milliseconds"]
 
     def _receive(self, request: dict[str, Any] | None = None) -> dict[str, Any]:
         """The next line of the process, after sending it one."""
         late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            self._process.kill()  # and with it the waiting below
-
-        alarm = threading.Timer(TIMEOUT, end)
+        # The end of the process is the end of the waiting below.
+        alarm = threading.Timer(TIMEOUT, _end, [self._process, late])
         alarm.start()
         try:
             line = _exchange(self._process, request)
         finally:
             alarm.cancel()
         if late.is_set():
-            raise TimeoutError(f"no answer within {TIMEOUT:g} seconds")
+            raise TimeoutError(f"{self._runtime} gave no answer within {TIMEOUT:g} seconds")
         if not line:
             self._errors.seek(0)
             last = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
-            raise ChildProcessError(" ".join(["the process of the web runtime ended.", *last]))
+            raise ChildProcessError(": ".join([f"The process of {self._runtime} ended", *last]))
         answer = json.loads(line)
         if "error" in answer:
-            raise ChildProcessError(answer["error"])
+            raise ChildProcessError(f"{self._runtime}: {answer['error']}")
         return answer
 
 
@@ -111,10 +127,15 @@ class OnnxWebNodeRuntime(BundleRuntime):
     def __init__(self, bundle: str | Path) -> None:
         super().__init__(bundle)
         self.signatures = {name: self.signatures[name] for name in layout.ONNX}
-        self._process = WebProcess("onnx", self.bundle, self.in_chromium)
+        self._process = WebProcess(self.name, "onnx", self.bundle, self.in_chromium)
 
-    def _run(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _run(self, signature: str, inputs: Arrays) -> Arrays:
         return self._process.run(layout.ONNX[signature], signature, inputs)
+
+    def milliseconds(self, signature: str, calls: int = 20, **inputs: Any) -> float:
+        """Median time of a call of a signature in JavaScript, after a first that does not count."""
+        arrays = bind(self.signatures[signature], inputs)
+        return self._process.milliseconds(layout.ONNX[signature], signature, arrays, calls)
 
 
 class OnnxWebChromiumRuntime(OnnxWebNodeRuntime):
@@ -128,11 +149,11 @@ class OnnxWebChromiumRuntime(OnnxWebNodeRuntime):
     in_chromium = True
 
 
-def _find(what: str, *programs: str) -> str:
+def _find(*programs: str) -> str:
     for program in programs:
         if path := shutil.which(program):
             return path
-    raise ImportError(f"{what} is not installed: there is no program `{programs[0]}`")
+    raise FileNotFoundError(f"There is no program `{programs[0]}`")
 
 
 def _exchange(process: subprocess.Popen[str], request: dict[str, Any] | None) -> str:
@@ -148,6 +169,11 @@ def _exchange(process: subprocess.Popen[str], request: dict[str, Any] | None) ->
         return ""
 
 
+def _end(process: subprocess.Popen[str], late: threading.Event) -> None:
+    late.set()
+    process.kill()
+
+
 def _close(process: subprocess.Popen[str], errors: IO[bytes]) -> None:
     """End the process, which ends its browser: it stops when its input does."""
     try:
@@ -156,6 +182,11 @@ def _close(process: subprocess.Popen[str], errors: IO[bytes]) -> None:
         process.kill()
         process.communicate()
     errors.close()
+
+
+def _request(file: str, signature: str, inputs: Arrays) -> dict[str, Any]:
+    tensors = {name: _encode(array) for name, array in inputs.items()}
+    return {"file": file, "signature": signature, "inputs": tensors}
 
 
 def _encode(array: np.ndarray) -> dict[str, Any]:

@@ -4,9 +4,9 @@
  *     node runner.mjs '{"engine": "onnx" | "litert", "bundle": ..., "roots": [...], "chromium": ...}'
  *
  * With `chromium`, the path of a browser, the engine runs in a page of it. Packages of npm are
- * found as Node finds them from each of the folders `roots`. The first line out is `{ ready }` or
- * `{ error }`; then each request `{ file, signature, inputs }` is answered by `{ outputs }` or
- * `{ error }`. Ends with its input.
+ * found as Node finds them from each of the folders `roots`. The first line out is `{ ready }`, then
+ * there is one for each request as engines.mjs has them; either may be `{ error }`. Ends with its
+ * input.
  */
 
 import { existsSync, readFileSync } from "node:fs";
@@ -18,6 +18,11 @@ import { openOnnx } from "./engines.mjs";
 
 const { engine, bundle, roots, chromium } = JSON.parse(process.argv[2]);
 const ORIGIN = "http://localhost"; // answered below: a page of it may use WebAssembly
+// Alone in its process, the page has an exact clock.
+const HEADERS = {
+  "Cross-Origin-Opener-Policy": "same-origin",
+  "Cross-Origin-Embedder-Policy": "require-corp",
+};
 const PAGE = `<!doctype html>
   <script type="importmap">
     {"imports": {"@litertjs/wasm-utils": "/litert-utils/dist/index.js"}}
@@ -62,7 +67,7 @@ function serve(route, folders) {
   const { origin, pathname } = new URL(route.request().url());
   const [place, ...rest] = pathname.slice(1).split("/");
   if (origin !== ORIGIN) return route.abort();
-  if (!place) return route.fulfill({ contentType: "text/html", body: PAGE });
+  if (!place) return route.fulfill({ headers: HEADERS, contentType: "text/html", body: PAGE });
   const contentType = pathname.endsWith(".wasm") ? "application/wasm" : "text/javascript";
   return route.fulfill({ contentType, body: readFileSync(join(folders[place], ...rest)) });
 }
@@ -94,7 +99,7 @@ try {
 }
 for await (const line of createInterface({ input: process.stdin })) {
   try {
-    write({ outputs: await answer(JSON.parse(line)) });
+    write(await answer(JSON.parse(line)));
   } catch (error) {
     write({ error: String(error.message ?? error) });
   }

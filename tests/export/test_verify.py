@@ -16,15 +16,15 @@ def failing(checks):
 
 def test_every_runtime_of_an_export_agrees_with_the_reference(bundle):
     parity, skipped = verify_bundle(bundle)
-    assert {runtime.runtime for runtime in parity} == {"onnx", "saved_model"}
-    assert not skipped
+    verified = {runtime.runtime for runtime in parity}
+    assert verified >= {"onnx", "saved_model"} and verified | set(skipped) == set(verify.RUNTIMES)
     for runtime in parity:
         assert not failing(runtime.checks)
         assert all(check.bound <= 1e-4 for check in runtime.checks)
 
 
 def test_a_per_class_export_agrees_too(per_class_bundle):
-    parity, _ = verify_bundle(per_class_bundle)
+    parity, _ = verify_bundle(per_class_bundle, in_process=True)
     assert all(runtime.ok for runtime in parity)
 
 
@@ -86,7 +86,7 @@ def test_a_runtime_that_is_not_installed_is_skipped_with_the_reason(bundle, monk
         target="anil_tf.export.no_such_module:Missing", install="pip install some-package"
     )
     monkeypatch.setitem(verify.RUNTIMES, "onnx", missing)
-    parity, skipped = verify_bundle(bundle)
+    parity, skipped = verify_bundle(bundle, in_process=True)
     assert {runtime.runtime for runtime in parity} == {"saved_model"}
     assert skipped == {"onnx": "The onnx runtime needs: pip install some-package"}
 
