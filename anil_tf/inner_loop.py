@@ -95,13 +95,13 @@ def gram_loop(
             logits, coefficients = step(logits, coefficients)
         return logits, coefficients
 
-    _, logits, coefficients = tf.while_loop(
-        lambda count, *_: count < steps,
-        lambda count, logits, coefficients: (count + 1, *step(logits, coefficients)),
-        (tf.constant(0, tf.int32), logits, coefficients),
-        shape_invariants=(tf.TensorShape([]), logits.shape, logits.shape),
+    return tf.while_loop(
+        lambda *_: True,
+        step,
+        (logits, coefficients),
+        shape_invariants=(logits.shape, logits.shape),
+        maximum_iterations=steps,
     )
-    return logits, coefficients
 
 
 class LinearAdaptation(NamedTuple):

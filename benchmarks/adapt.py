@@ -79,7 +79,7 @@ def make_graphs() -> dict[str, Graphs]:
     size = 8
     backbone = backbones.mlp((4,), units=size)
     zeros = np.zeros((size, 1), np.float32), np.zeros(1, np.float32)
-    head = InitialHead(*zeros, shared=True, inner_lr=0.1, inner_steps=1)
+    head = InitialHead(*zeros, shared=True, inner_lr=0.1, inner_steps=1, ways=WAYS)
     gram = build_graphs(backbone, head, declare((4,), "float32", size))
     specs = gram.functions["adapt"].input_signature
     plain = tf.function(plain_adapt, input_signature=specs)
@@ -112,8 +112,8 @@ def support_set(size: int, steps: int) -> Arrays:
         "labels": np.arange(ROWS, dtype=np.int32) % WAYS,
         "kernel": np.zeros((size, WAYS), np.float32),
         "bias": np.zeros(WAYS, np.float32),
-        "learning_rate": np.float32(0.5),
-        "steps": np.int32(steps),
+        "learning_rate": np.array(0.5, np.float32),
+        "steps": np.array(steps, np.int32),
     }
 
 

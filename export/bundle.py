@@ -18,6 +18,7 @@ import anil_tf
 from anil_tf.export import layout
 from anil_tf.export.backbone import with_precision
 from anil_tf.export.graphs import Graphs, InitialHead, build_graphs
+from anil_tf.export.litert import export_litert
 from anil_tf.export.manifest import Manifest, list_files
 from anil_tf.export.model_card import write_model_card
 from anil_tf.export.onnx import export_onnx
@@ -31,6 +32,7 @@ from anil_tf.model import ANIL
 EXPORTERS: dict[str, Callable[[Graphs, Path], None]] = {
     "saved_model": export_saved_model,
     "onnx": export_onnx,
+    "litert": export_litert,
 }
 
 
@@ -163,7 +165,12 @@ def _initial_head(model: ANIL) -> InitialHead:
     shared = model.head_init == "shared"
     kernel, bias = model.initial_head(1 if shared else model.ways)
     return InitialHead(
-        kernel.numpy(), bias.numpy(), shared, float(model.inner_lr), model.inner_steps
+        kernel.numpy(),
+        bias.numpy(),
+        shared,
+        float(model.inner_lr),
+        model.inner_steps,
+        model.ways,
     )
 
 

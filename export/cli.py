@@ -28,7 +28,9 @@ _json = click.option("--json", "json_file", type=_FILE, help="Write the figures 
 @click.command()
 @click.argument("run", type=_FOLDER)
 @click.option("--output", required=True, type=_FILE, help="Folder of the bundle; must not exist.")
-@click.option("--targets", default="saved_model,onnx", show_default=True, help="Formats to write.")
+@click.option(
+    "--targets", default="saved_model,onnx,litert", show_default=True, help="Formats to write."
+)
 @_json
 def export(run: Path, output: Path, targets: str, json_file: Path | None) -> None:
     """Export a trained RUN as a bundle, verified against a float64 reference."""

@@ -49,17 +49,22 @@ def adapt(
     weights = counted / tf.maximum(rows_used, 1.0)
     features = tf.where(counted > 0.0, features, 0.0)
 
-    def residual(logits: tf.Tensor) -> tf.Tensor:
-        return weights * (tf.nn.softmax(logits) - targets)
-
     def loss(logits: tf.Tensor) -> tf.Tensor:
         return -tf.reduce_sum(weights * targets * tf.nn.log_softmax(logits))
 
+    # The factors of the residuals are the same in every step: the Gram matrix takes them in once.
+    rates = learning_rate * weights
     logits = tf.matmul(features, kernel) + bias
     adapted_logits, coefficients = gram_loop(
-        gram_matrix(features, features), logits, residual, learning_rate, steps
+        gram_matrix(features, features) * tf.transpose(rates),
+        logits,
+        lambda logits: tf.nn.softmax(logits) - targets,
+        1.0,
+        steps,
     )
-    adapted_kernel, adapted_bias = LinearAdaptation(features, kernel, bias, coefficients).head()
+    adapted_kernel, adapted_bias = LinearAdaptation(
+        features, kernel, bias, rates * coefficients
+    ).head()
     return {
         "adapted_kernel": adapted_kernel,
         "adapted_bias": adapted_bias,
@@ -80,6 +85,7 @@ class InitialHead(NamedTuple):
 
     With `shared`, `kernel` `[D, 1]` and `bias` `[1]` are one column to copy to any number of
     classes; otherwise `kernel` `[D, N]` and `bias` `[N]` have a column for each trained class.
+    `ways` is the number of classes that the model was trained with.
     """
 
     kernel: np.ndarray
@@ -87,6 +93,7 @@ class InitialHead(NamedTuple):
     shared: bool
     inner_lr: float
     inner_steps: int
+    ways: int
 
     def tensors(self, ways: tf.Tensor) -> Tensors:
         """`kernel` `[D, ways]` and `bias` `[ways]`.
@@ -104,11 +111,12 @@ class InitialHead(NamedTuple):
 
 
 class Graphs(NamedTuple):
-    """What an exporter takes: a `tf.function` for each signature, and the weights they read."""
+    """What an exporter takes: a `tf.function` for each signature, and what they read."""
 
     functions: dict[str, Any]
     signatures: dict[str, Signature]
     weights: list[tf.Variable]
+    head: InitialHead
 
 
 def build_graphs(
@@ -152,13 +160,15 @@ def build_graphs(
         return {"probabilities": predicted["probabilities"]}
 
     functions = {
-        body.__name__: tf.function(body, input_signature=_specs(signatures[body.__name__]))
+        body.__name__: tf.function(body, input_signature=specs(signatures[body.__name__]))
         for body in (features, initial_head, adapt, predict, adapt_and_predict)
     }
-    return Graphs(functions, signatures, [variable.value for variable in backbone.variables])
+    weights = [variable.value for variable in backbone.variables]
+    return Graphs(functions, signatures, weights, head)
 
 
-def _specs(signature: Signature) -> list[tf.TensorSpec]:
+def specs(signature: Signature) -> list[tf.TensorSpec]:
+    """What `tf.function` takes as the input signature; axes with a name are dynamic."""
     return [
         tf.TensorSpec([axis if isinstance(axis, int) else None for axis in axes], dtype, name)
         for name, (dtype, axes) in signature.inputs.items()

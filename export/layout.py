@@ -15,3 +15,8 @@ ONNX = {
     "adapt": "onnx/adapt.onnx",
     "predict": "onnx/predict.onnx",
 }
+
+# The same signatures in one file each: of any size, of fixed shapes, with 8-bit convolutions.
+LITERT = "litert/model.tflite"
+LITERT_STATIC = "litert/model_static.tflite"
+LITERT_INT8 = "litert/model_int8.tflite"

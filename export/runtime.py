@@ -70,6 +70,7 @@ class BundleRuntime(abc.ABC):
     """
 
     name: str
+    precision = "float32"
 
     def __init__(self, bundle: str | Path) -> None:
         self.bundle = Path(bundle)
@@ -208,6 +209,26 @@ RUNTIMES = {
         tuple(layout.ONNX.values()),
         "pip install onnxruntime",
     ),
+    "litert": Entry(
+        "anil_tf.export.litert_runtime:LitertRuntime",
+        (layout.LITERT,),
+        "pip install ai-edge-litert",
+    ),
+    "litert_static": Entry(
+        "anil_tf.export.litert_runtime:LitertStaticRuntime",
+        (layout.LITERT_STATIC,),
+        "pip install ai-edge-litert",
+    ),
+    "litert_compiled": Entry(
+        "anil_tf.export.litert_runtime:LitertCompiledRuntime",
+        (layout.LITERT_STATIC,),
+        "pip install ai-edge-litert",
+    ),
+    "litert_int8": Entry(
+        "anil_tf.export.litert_runtime:LitertInt8Runtime",
+        (layout.LITERT_INT8,),
+        "pip install ai-edge-litert",
+    ),
     "onnx_web_node": Entry(
         "anil_tf.export.web_runtime:OnnxWebNodeRuntime",
         tuple(layout.ONNX.values()),
@@ -218,6 +239,12 @@ RUNTIMES = {
         "anil_tf.export.web_runtime:OnnxWebChromiumRuntime",
         tuple(layout.ONNX.values()),
         "npm install onnxruntime-web playwright-core, and Chromium",
+        in_process=False,
+    ),
+    "litert_web_chromium": Entry(
+        "anil_tf.export.litert_web_runtime:LitertWebChromiumRuntime",
+        (layout.LITERT_STATIC,),
+        "npm install @litertjs/core playwright-core, and Chromium",
         in_process=False,
     ),
 }

@@ -4,6 +4,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# Where sizes are fixed, rows beyond those that there are have this label, and columns beyond the
+# classes have kernel 0 and this bias. The softmax of such a column is exactly 0, and so is all that
+# it could change. It is finite, since 0 times it must be 0.
+NO_CLASS_LABEL = -1
+NO_CLASS_BIAS = -1e30
+
 
 class Tensor(NamedTuple):
     """A NumPy dtype name, and axes: a number is a fixed size, a name a size that varies."""

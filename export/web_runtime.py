@@ -7,6 +7,7 @@ or in a folder above, or on `NODE_PATH`), then in `examples/browser` of a checko
 import base64
 import json
 import shutil
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -38,11 +39,15 @@ class WebProcess:
         bundle: Folder of the bundle, whose files are all that the process reads.
         in_chromium: Run in a page of headless Chromium, not in Node.
 
+    Attributes:
+        milliseconds: What all runs took so far, by the engine's clock.
+
     Raises:
         ImportError: Node, Chromium or a package is not installed, or does not start.
     """
 
     def __init__(self, runtime: str, engine: str, bundle: Path, in_chromium: bool) -> None:
+        self.milliseconds = 0.0
         self._runtime = runtime
         try:
             self._start(engine, bundle, in_chromium)
@@ -80,17 +85,10 @@ class WebProcess:
             ChildProcessError: The engine failed, or the process ended.
             TimeoutError: There was no answer in `TIMEOUT` seconds; the process is ended.
         """
-        answer = self._receive(_request(file, signature, inputs))
+        tensors = {name: _encode(array) for name, array in inputs.items()}
+        answer = self._receive({"file": file, "signature": signature, "inputs": tensors})
+        self.milliseconds += answer["milliseconds"]
         return {name: _decode(tensor) for name, tensor in answer["outputs"].items()}
-
-    def milliseconds(self, file: str, signature: str, inputs: Arrays, calls: int) -> float:
-        """Median time of a call by the engine's own clock, without the way there and back.
-
-        Raises:
-            ChildProcessError: The engine failed, or the process ended.
-            TimeoutError: There was no answer in `TIMEOUT` seconds; the process is ended.
-        """
-        return self._receive(_request(file, signature, inputs) | {"calls": calls})["milliseconds"]
 
     def _receive(self, request: dict[str, Any] | None = None) -> dict[str, Any]:
         """The next line of the process, after sending it one."""
@@ -114,7 +112,23 @@ class WebProcess:
         return answer
 
 
-class OnnxWebNodeRuntime(BundleRuntime):
+class WebRuntime(BundleRuntime):
+    """A `Runtime` in a `WebProcess`; `milliseconds` is by the clock of the engine."""
+
+    _process: WebProcess
+
+    def milliseconds(self, signature: str, calls: int = 20, **inputs: Any) -> float:
+        """Median time of a call of a signature, after a first that does not count."""
+        arrays = bind(self.signatures[signature], inputs)
+        times = []
+        for _ in range(calls + 1):
+            before = self._process.milliseconds
+            self._run(signature, arrays)
+            times.append(self._process.milliseconds - before)
+        return statistics.median(times[1:])
+
+
+class OnnxWebNodeRuntime(WebRuntime):
     """A `Runtime` on a bundle's ONNX files: onnxruntime-web (WebAssembly) in Node.
 
     Raises:
@@ -131,11 +145,6 @@ class OnnxWebNodeRuntime(BundleRuntime):
 
     def _run(self, signature: str, inputs: Arrays) -> Arrays:
         return self._process.run(layout.ONNX[signature], signature, inputs)
-
-    def milliseconds(self, signature: str, calls: int = 20, **inputs: Any) -> float:
-        """Median time of a call of a signature in JavaScript, after a first that does not count."""
-        arrays = bind(self.signatures[signature], inputs)
-        return self._process.milliseconds(layout.ONNX[signature], signature, arrays, calls)
 
 
 class OnnxWebChromiumRuntime(OnnxWebNodeRuntime):
@@ -182,11 +191,6 @@ def _close(process: subprocess.Popen[str], errors: IO[bytes]) -> None:
         process.kill()
         process.communicate()
     errors.close()
-
-
-def _request(file: str, signature: str, inputs: Arrays) -> dict[str, Any]:
-    tensors = {name: _encode(array) for name, array in inputs.items()}
-    return {"file": file, "signature": signature, "inputs": tensors}
 
 
 def _encode(array: np.ndarray) -> dict[str, Any]:

@@ -10,7 +10,16 @@ from anil_tf.export import reference
 from anil_tf.export.runtime import open_bundle
 from anil_tf.export.verification import Verification
 
-RUNTIMES = ["onnx", "onnx_web_chromium", "onnx_web_node", "saved_model"]
+RUNTIMES = [
+    "litert",
+    "litert_compiled",
+    "litert_static",
+    "litert_web_chromium",
+    "onnx",
+    "onnx_web_chromium",
+    "onnx_web_node",
+    "saved_model",
+]
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 

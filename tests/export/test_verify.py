@@ -16,8 +16,8 @@ def failing(checks):
 
 def test_every_runtime_of_an_export_agrees_with_the_reference(bundle):
     parity, skipped = verify_bundle(bundle)
-    verified = {runtime.runtime for runtime in parity}
-    assert verified >= {"onnx", "saved_model"} and verified | set(skipped) == set(verify.RUNTIMES)
+    installed = {"saved_model", "onnx", "litert", "litert_static", "litert_compiled"}
+    assert {runtime.runtime for runtime in parity} >= installed and not installed & skipped.keys()
     for runtime in parity:
         assert not failing(runtime.checks)
         assert all(check.bound <= 1e-4 for check in runtime.checks)
@@ -87,8 +87,8 @@ def test_a_runtime_that_is_not_installed_is_skipped_with_the_reason(bundle, monk
     )
     monkeypatch.setitem(verify.RUNTIMES, "onnx", missing)
     parity, skipped = verify_bundle(bundle, in_process=True)
-    assert {runtime.runtime for runtime in parity} == {"saved_model"}
-    assert skipped == {"onnx": "The onnx runtime needs: pip install some-package"}
+    assert "onnx" not in {runtime.runtime for runtime in parity}
+    assert skipped["onnx"] == "The onnx runtime needs: pip install some-package"
 
 
 @pytest.mark.parametrize(
