@@ -6,7 +6,7 @@
  * SUPPORT_DIR holds a folder of PNG or JPEG pictures for each class, named as the class.
  */
 
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { extname, join } from "node:path";
 import jpeg from "jpeg-js";
 import * as ort from "onnxruntime-web";
@@ -23,23 +23,24 @@ const DECODERS = {
 async function main([bundle, support, ...files]) {
   if (!files.length) throw new Error("Usage: node learn.mjs BUNDLE SUPPORT_DIR IMAGE...");
   ort.env.wasm.numThreads = 1;
+  if (!existsSync(join(bundle, "manifest.json"))) throw new Error(`${bundle} is not a bundle`);
   const model = await FewShot.open(ort, (name) => readFileSync(join(bundle, name)));
   const read = (file) => toPixels(decode(file), model.imageShape);
 
   const classes = listClasses(support);
   const names = Object.keys(classes);
   const images = Object.values(classes).flat().map(read);
+  const queries = files.map(read);
   const labels = names.flatMap((name, label) => classes[name].map(() => label));
   const head = await model.learn(images, labels);
   console.log(`Learned ${names.join(", ")} from ${images.length} images`);
 
-  for (const file of files) {
-    const [probabilities] = await model.classify([read(file)], head);
-    const ranked = names
-      .map((name, label) => [name, probabilities[label]])
-      .sort((a, b) => b[1] - a[1]);
-    console.log(`${file}: ${ranked.map(([name, p]) => `${name} ${p.toFixed(3)}`).join(", ")}`);
-  }
+  (await model.classify(queries, head)).forEach((probabilities, i) => {
+    const ranked = names.map((name, label) => [name, probabilities[label]]);
+    ranked.sort((a, b) => b[1] - a[1]);
+    const shown = ranked.map(([name, probability]) => `${name} ${probability.toFixed(3)}`);
+    console.log(`${files[i]}: ${shown.join(", ")}`);
+  });
 }
 
 function listClasses(folder) {

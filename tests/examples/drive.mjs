@@ -5,6 +5,7 @@
  */
 
 import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
 
 const require = createRequire(new URL("../../examples/browser/package.json", import.meta.url));
 const { chromium } = require("playwright-core");
@@ -55,32 +56,41 @@ async function draw(page, symbol, seed) {
   }
 }
 
+const button = (page, name) => page.getByRole("button", { name, exact: true });
+const row = (page, index) => page.locator("#classes li").nth(index);
+const status = (page) => page.locator("#status").textContent();
+
 async function teach(page, examples) {
-  const names = Object.keys(SYMBOLS);
-  await page.getByRole("button", { name: "New class" }).click();
-  for (const [index, name] of names.entries()) {
-    const row = page.locator("#classes li").nth(index);
-    await row.locator(".name").fill(name);
+  await button(page, "New class").click();
+  for (const [index, symbol] of Object.keys(SYMBOLS).entries()) {
+    await row(page, index).locator(".name").fill(symbol);
     for (let seed = 0; seed < examples; seed++) {
-      await draw(page, name, 10 * index + seed);
-      await row.locator(".add").click();
+      await draw(page, symbol, 10 * index + seed);
+      await row(page, index).locator(".add").click();
     }
   }
-  await page.getByRole("button", { name: "Learn" }).click();
+  await button(page, "Learn").click();
   await page.getByText("Learned 3 classes").waitFor();
 }
 
-/** What the page answers to what is on the paper. */
+/** The class that the page gives to what is on the paper. */
 async function answer(page) {
   await page.locator("#bars .best").waitFor();
   await page.waitForTimeout(300); // the last call of the model
   return page.locator("#bars .best .of").textContent();
 }
 
-const isVisibleInWindow = (element) => {
-  const box = element.getBoundingClientRect();
+const ink = (canvas) => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return data.filter((value, i) => i % 4 === 0 && value < 128).length;
+};
+
+const isVisible = (element) => {
+  const { left, right, top, bottom } = element.getBoundingClientRect();
+  const [x, y] = [(left + right) / 2, (top + bottom) / 2];
+  const onTop = document.elementFromPoint(x, y);
   return (
-    box.width > 0 && box.left >= 0 && box.right <= innerWidth && box.top >= 0 && box.bottom <= innerHeight
+    left >= 0 && right <= innerWidth && top >= 0 && bottom <= innerHeight && element.contains(onTop)
   );
 };
 
@@ -89,37 +99,130 @@ const scenarios = {
     await teach(page, 3);
     const answers = {};
     for (const symbol of Object.keys(SYMBOLS)) {
+      if (symbol !== "cross") await button(page, "Clear").click();
       await draw(page, symbol, 77);
       answers[symbol] = await answer(page);
-      await page.getByRole("button", { name: "Clear" }).click();
     }
-    return { answers };
+    const percents = await page.locator("#bars .percent").allTextContents();
+    return { answers, sum: percents.reduce((sum, text) => sum + parseInt(text), 0) };
   },
 
   /** For the README. */
   async picture(page) {
     await teach(page, 3);
     await draw(page, "zigzag", 77);
-    return { best: await answer(page) };
+    return { answer: await answer(page) };
+  },
+
+  async escape(page, requests) {
+    await teach(page, 1);
+    const before = [...requests];
+    const violations = await page.evaluate(async () => {
+      const seen = [];
+      addEventListener("securitypolicyviolation", (event) => seen.push(event.effectiveDirective));
+      await fetch("http://127.0.0.1:9/").catch(() => {});
+      new Image().src = "http://127.0.0.1:9/image.png";
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      return seen;
+    });
+    return { requests: before, violations };
   },
 
   async phone(page) {
     await page.setViewportSize({ width: 390, height: 844 });
-    const buttons = ["Undo", "Clear", "Learn"].map((name) => page.getByRole("button", { name }));
-    const inWindow = [];
-    for (const button of buttons) inWindow.push(await button.evaluate(isVisibleInWindow));
     await teach(page, 2);
     await draw(page, "circle", 77);
     const best = await answer(page);
     await page.evaluate(() => scrollTo(0, 0));
-    const width = await page.evaluate(() => document.documentElement.scrollWidth);
-    const bar = await page.locator("#bars .best").evaluate(isVisibleInWindow);
-    return { inWindow, best, width, bar };
+    const visible = { answer: await page.locator("#bars .best").evaluate(isVisible) };
+    for (const name of ["Undo", "Clear", "Learn"]) {
+      visible[name] = await button(page, name).evaluate(isVisible);
+    }
+    const [width, smallest] = await page.evaluate(() => [
+      document.documentElement.scrollWidth,
+      Math.min(...[...document.querySelectorAll("button")].map((each) => each.offsetHeight)),
+    ]);
+    return { best, visible, width, smallest };
   },
 
-  async empty(page) {
-    await page.waitForTimeout(300);
-    return {};
+  async undo(page) {
+    const paper = page.locator("#paper");
+    await draw(page, "cross", 0);
+    const inks = [await paper.evaluate(ink)];
+    for (let stroke = 0; stroke < 2; stroke++) {
+      await button(page, "Undo").click();
+      inks.push(await paper.evaluate(ink));
+    }
+    const examples = [];
+    for (let seed = 0; seed < 2; seed++) {
+      await draw(page, "circle", seed);
+      await row(page, 0).locator(".add").click();
+    }
+    examples.push(await row(page, 0).locator(".count").textContent());
+    await row(page, 0).locator(".thumbnails button").first().click();
+    examples.push(await row(page, 0).locator(".count").textContent());
+    await button(page, "New class").click();
+    await button(page, "Remove Class 2").click();
+    const names = page.locator(".name");
+    return { inks, examples, left: await names.evaluateAll((all) => all.map((each) => each.value)) };
+  },
+
+  async change(page) {
+    await teach(page, 1);
+    await draw(page, "circle", 77);
+    await answer(page);
+    const bars = [await page.locator("#bars li").count()];
+    await draw(page, "cross", 3);
+    await row(page, 1).locator(".add").click();
+    bars.push(await page.locator("#bars li").count());
+    return { bars, status: await status(page) };
+  },
+
+  async missing(page) {
+    const said = [];
+    const learnable = [];
+    const note = async () => {
+      said.push(await status(page));
+      learnable.push(await button(page, "Learn").isEnabled());
+    };
+    await note();
+    await draw(page, "cross", 0);
+    await row(page, 0).locator(".add").click();
+    await note();
+    await button(page, "Remove Class 2").click();
+    await note();
+    await button(page, "New class").click();
+    await row(page, 1).locator(".name").fill("Class 1");
+    await row(page, 1).locator(".name").press("Enter");
+    await note();
+    return { said, learnable };
+  },
+
+  async six(page) {
+    for (let classes = 2; classes < 6; classes++) await button(page, "New class").click();
+    return { said: await status(page) };
+  },
+
+  /** With dark.png and light.png beside the picture. */
+  async photos(page) {
+    const [first, second] = [0, 1].map((index) => row(page, index).locator(".photos"));
+    await first.setInputFiles(["dark.png", "light.png"].map((name) => join(dirname(picture), name)));
+    await page.getByText("2 examples").waitFor();
+    const shades = await page
+      .locator(".thumbnails canvas")
+      .evaluateAll((all) => all.map((c) => c.getContext("2d").getImageData(14, 14, 1, 1).data[0]));
+    await second.setInputFiles({ name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("?") });
+    await page.locator("#problem").waitFor();
+    const examples = await page.locator(".count").allTextContents();
+    return { shades, examples, problem: await page.locator("#problem").textContent() };
+  },
+
+  async problem(page) {
+    await page.locator("#problem").waitFor();
+    return {
+      problem: await page.locator("#problem").textContent(),
+      learnable: await button(page, "Learn").isEnabled(),
+    };
   },
 };
 
@@ -140,9 +243,9 @@ try {
   });
   await page.goto(url);
   await page.locator("#status").getByText(/Loading/).waitFor({ state: "detached" });
-  const seen = await scenarios[scenario](page);
+  const seen = await scenarios[scenario](page, requests);
   if (picture) await page.screenshot({ path: picture, fullPage: scenario === "picture" });
-  console.log(JSON.stringify({ ...seen, requests, complaints }));
+  console.log(JSON.stringify({ requests, complaints, ...seen }));
 } catch (error) {
   console.error(error.message, complaints);
   process.exitCode = 1;
