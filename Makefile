@@ -8,8 +8,9 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/ready
 TYPES := build/types
+WEB := examples/browser/node_modules/.ready
 
-.PHONY: demo test lint bench-export clean
+.PHONY: demo test web lint bench-export clean
 
 demo: $(READY)
 	$(BIN)/python -m anil_tf.training.demo
@@ -17,8 +18,17 @@ demo: $(READY)
 bench-export: $(READY)
 	$(BIN)/python -m benchmarks.adapt
 
-test: lint
+test: lint web
 	$(BIN)/python -m pytest
+
+# The packages of the browser's and Node's tests.
+web:
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(WEB); \
+	else echo "There is no npm: the tests of the browser and of Node are skipped."; fi
+
+$(WEB): examples/browser/package-lock.json
+	cd examples/browser && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
 
 # mypy reads no import hook and no __path__: it is shown the packages as a wheel lays them out.
 lint: $(READY)

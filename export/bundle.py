@@ -165,7 +165,7 @@ def _write_bundle(
     manifest = manifest.model_copy(update={"files": list_files(folder)})
     manifest.write(folder)
 
-    parity, _ = verify_bundle(folder)
+    parity, _ = verify_bundle(folder, in_process=True)
     failed = [
         f"{runtime.runtime} {check.check} ({check.error or check.difference})"
         for runtime in parity

@@ -195,11 +195,15 @@ class BundleRuntime(abc.ABC):
 
 
 class Entry(NamedTuple):
-    """A runtime: where its class is (`module:class`), what of a bundle it runs, how to get it."""
+    """A runtime: where its class is (`module:class`), what of a bundle it runs, how to get it.
+
+    One that is not `in_process` starts other programs, and is left to `anil verify`.
+    """
 
     target: str
     files: tuple[str, ...]
     install: str
+    in_process: bool = True
 
     def missing(self, manifest: Manifest) -> list[str]:
         """What of it a bundle lacks."""
@@ -253,6 +257,24 @@ RUNTIMES = {
         (layout.LITERT_INT8,),
         "pip install ai-edge-litert",
     ),
+    "onnx_web_node": Entry(
+        "anil_tf.export.web_runtime:OnnxWebNodeRuntime",
+        tuple(layout.ONNX.values()),
+        "npm install onnxruntime-web",
+        in_process=False,
+    ),
+    "onnx_web_chromium": Entry(
+        "anil_tf.export.web_runtime:OnnxWebChromiumRuntime",
+        tuple(layout.ONNX.values()),
+        "npm install onnxruntime-web playwright-core, and Chromium",
+        in_process=False,
+    ),
+    "litert_web_chromium": Entry(
+        "anil_tf.export.litert_web_runtime:LitertWebChromiumRuntime",
+        (layout.LITERT_STATIC,),
+        "npm install @litertjs/core playwright-core, and Chromium",
+        in_process=False,
+    ),
 }
 
 
@@ -261,9 +283,8 @@ def open_bundle(bundle: str | Path, runtime: str = "onnx") -> BundleRuntime:
 
     Args:
         bundle: Folder of the bundle.
-        runtime: A name of `RUNTIMES`: `"onnx"` (ONNX Runtime, without TensorFlow), `"onnx_int8"`
-            (the same with the quantized backbone), `"onnx_reference"` (`adapt` alone),
-            `"saved_model"` (a TensorFlow session, as TensorFlow Serving loads it).
+        runtime: A name of `RUNTIMES`: `"onnx"` (ONNX Runtime, without TensorFlow), `"saved_model"`
+            (a TensorFlow session, as TensorFlow Serving loads it), `"litert"`, ...
 
     Raises:
         ImportError: The runtime is not installed.

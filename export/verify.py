@@ -13,11 +13,14 @@ from anil_tf.export.verification import Verification
 TIMED_STEPS = (10, 100)
 
 
-def verify_bundle(bundle: str | Path) -> tuple[list[Parity], dict[str, str]]:
+def verify_bundle(
+    bundle: str | Path, in_process: bool = False
+) -> tuple[list[Parity], dict[str, str]]:
     """Check every runtime that can run what a bundle holds.
 
     Args:
         bundle: Folder of the bundle.
+        in_process: Leave out the runtimes that start other programs.
 
     Returns:
         What each runtime answered, and the runtimes that are not installed, with the reason.
@@ -31,7 +34,7 @@ def verify_bundle(bundle: str | Path) -> tuple[list[Parity], dict[str, str]]:
     parity: list[Parity] = []
     skipped: dict[str, str] = {}
     for name, entry in RUNTIMES.items():
-        if entry.missing(manifest):
+        if entry.missing(manifest) or (in_process and not entry.in_process):
             continue
         try:
             runtime = open_bundle(bundle, name)

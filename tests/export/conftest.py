@@ -11,20 +11,24 @@ import tomli_w
 IMAGE_SHAPE = (28, 28, 1)
 
 
-def make_run(folder: Path, head_init: str = "shared", **settings: Any) -> Path:
-    """A run directory as training leaves it."""
+def make_run(
+    folder: Path, head_init: str = "shared", backbone: Any = None, **settings: Any
+) -> Path:
+    """A run directory as training leaves it, of a small random backbone unless one is given."""
     import keras
 
     from anil_tf import ANIL, backbones
 
     keras.utils.set_random_seed(7)
     rng = np.random.default_rng(7)
-    backbone = backbones.conv4_strided(IMAGE_SHAPE, filters=16, pooling=False)
-    # Scales and moving averages away from the zeros and ones that they start from.
-    for variable in backbone.variables:
-        if "norm" in variable.path:
-            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-    model = ANIL(backbone, ways=5, head_init=head_init, inner_lr=0.05, **settings)
+    if backbone is None:
+        backbone = backbones.conv4_strided(IMAGE_SHAPE, filters=16, pooling=False)
+        # Scales and moving averages away from the zeros and ones that they start from.
+        for variable in backbone.variables:
+            if "norm" in variable.path:
+                variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    settings = {"ways": 5, "inner_lr": 0.05} | settings
+    model = ANIL(backbone, head_init=head_init, **settings)
     model.build({"support_x": (None, None, *IMAGE_SHAPE)})
     for weight in model.head.weights:
         weight.assign(rng.normal(0, 0.1, weight.shape))

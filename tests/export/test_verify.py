@@ -25,7 +25,7 @@ def test_every_runtime_of_an_export_agrees_with_the_reference(bundle):
 
 
 def test_a_per_class_export_agrees_too(per_class_bundle):
-    parity, _ = verify_bundle(per_class_bundle)
+    parity, _ = verify_bundle(per_class_bundle, in_process=True)
     assert all(runtime.ok for runtime in parity)
 
 
@@ -87,7 +87,7 @@ def test_a_runtime_that_is_not_installed_is_skipped_with_the_reason(bundle, monk
         target="anil_tf.export.no_such_module:Missing", install="pip install some-package"
     )
     monkeypatch.setitem(verify.RUNTIMES, "onnx", missing)
-    parity, skipped = verify_bundle(bundle)
+    parity, skipped = verify_bundle(bundle, in_process=True)
     assert "onnx" not in {runtime.runtime for runtime in parity}
     assert skipped["onnx"] == "The onnx runtime needs: pip install some-package"
 

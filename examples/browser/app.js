@@ -1,0 +1,250 @@
+/** The page: classes with examples, a sheet of paper, and a model that learns and answers. */
+
+import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs";
+import { FewShot, readFromWeb } from "./fewshot.js";
+import { Paper } from "./paper.js";
+import { toPixels } from "./pixels.js";
+
+const find = (selector, parent = document) => parent.querySelector(selector);
+const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
+
+let model, paper;
+let head = null; // what was learned, until an example or a class changes
+let classes = []; // { row, examples: [{ pixels, thumbnail }] }, in the order of the rows
+
+async function start() {
+  ort.env.wasm.numThreads = 1; // more threads need headers that a plain file server does not send
+  const address = new URLSearchParams(location.search).get("bundle") ?? "bundle/";
+  try {
+    model = await FewShot.open(ort, readFromWeb(address.endsWith("/") ? address : `${address}/`));
+  } catch (error) {
+    const advice = "Copy or link an exported bundle there, or name another with ?bundle=FOLDER.";
+    complain(`No bundle could be opened at “${address}” beside this page. ${advice} (${error.message})`);
+    find("#status").textContent = "No model";
+    return;
+  }
+  const { name, image_shape: shape } = model.manifest;
+  find("#model").textContent =
+    `Model: ${name}, ${shape[1]} × ${shape[0]} ${shape[2] === 1 ? "grey" : "colour"} images, ` +
+    "on ONNX Runtime Web.";
+  paper = new Paper(find("#paper"), shape, paperChanged);
+  addClass();
+  addClass();
+
+  find("#undo").onclick = () => paper.undo();
+  find("#clear").onclick = () => paper.clear();
+  find("#new-class").onclick = () => find(".name", addClass().row).select();
+  find("#learn").onclick = () => guard(learn);
+  find("#photo").onchange = (event) =>
+    guard(async () => {
+      for (const photo of await readPhotos(event.target)) paper.show(photo);
+    });
+}
+
+function addClass() {
+  const row = find("#class-row").content.firstElementChild.cloneNode(true);
+  const added = { row, examples: [] };
+  const used = new Set(classes.map(nameOf));
+  let number = 1;
+  while (used.has(`Class ${number}`)) number++;
+  const name = find(".name", row);
+  name.value = `Class ${number}`;
+  name.onfocus = () => name.select();
+  name.onchange = () => {
+    if (!name.value.trim()) name.value = `Class ${number}`;
+    refresh();
+  };
+  name.onkeydown = (event) => event.key === "Enter" && name.blur();
+  find(".remove", row).onclick = () => {
+    classes = classes.filter((other) => other !== added);
+    row.remove();
+    examplesChanged();
+  };
+  find(".add", row).onclick = () => {
+    addExample(added);
+    paper.clear();
+  };
+  find(".photos", row).onchange = (event) =>
+    guard(async () => {
+      for (const photo of await readPhotos(event.target)) {
+        paper.show(photo);
+        addExample(added);
+      }
+      paper.clear();
+    });
+  classes.push(added);
+  find("#classes").append(row);
+  examplesChanged();
+  return added;
+}
+
+/** What is on the paper becomes an example of a class. */
+function addExample(owner) {
+  const pixels = toPixels(paper.read(), model.imageShape);
+  const thumbnail = document.createElement("button");
+  thumbnail.type = "button";
+  thumbnail.title = "Remove this example";
+  thumbnail.append(picture(pixels));
+  const example = { pixels, thumbnail };
+  thumbnail.onclick = () => {
+    owner.examples = owner.examples.filter((other) => other !== example);
+    examplesChanged();
+  };
+  owner.examples.push(example);
+  examplesChanged();
+}
+
+/** The very bytes that the model gets, as a picture. */
+function picture(pixels) {
+  const [height, width, channels] = model.imageShape;
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const image = new ImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = pixels[i * channels + (c % channels)];
+    image.data[4 * i + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas;
+}
+
+async function readPhotos(input) {
+  const files = [...input.files];
+  input.value = ""; // so that the same file can be chosen again
+  return Promise.all(
+    files.map((file) =>
+      createImageBitmap(file).catch(() => {
+        throw new Error(`${file.name} is not a picture that this browser can read.`);
+      }),
+    ),
+  );
+}
+
+function examplesChanged() {
+  head = null;
+  refresh();
+}
+
+/** Say what is missing before there is anything to learn from; nothing, if nothing is. */
+function whatIsMissing() {
+  if (classes.length < 2) return "Learning needs two classes: add one.";
+  const { head_init, ways } = model.manifest;
+  if (head_init === "per_class" && classes.length > ways) {
+    return `This model tells at most ${ways} classes apart: remove some.`;
+  }
+  const names = classes.map(nameOf);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice) return `Two classes are called “${twice}”: rename one.`;
+  const empty = classes.filter((each) => !each.examples.length).map(nameOf);
+  if (empty.length) return `Add an example of ${empty.map((name) => `“${name}”`).join(", ")}.`;
+  return "";
+}
+
+function refresh() {
+  for (const { row, examples } of classes) {
+    find(".count", row).textContent = plural(examples.length, "example");
+    const thumbnails = find(".thumbnails", row);
+    if (examples.length) thumbnails.replaceChildren(...examples.map((e) => e.thumbnail));
+    else thumbnails.textContent = "No examples yet";
+    find(".remove", row).setAttribute("aria-label", `Remove ${nameOf({ row })}`);
+  }
+  enableTools();
+  if (head) return predict();
+  const missing = whatIsMissing();
+  find("#learn").disabled = Boolean(missing);
+  find("#status").textContent = missing || "Ready to learn.";
+  showProbabilities(null);
+}
+
+async function learn() {
+  const examples = classes.flatMap((each, label) => each.examples.map(({ pixels }) => [pixels, label]));
+  const begun = performance.now();
+  find("#learn").disabled = true;
+  const learned = await model.learn(
+    examples.map(([pixels]) => pixels),
+    examples.map(([, label]) => label),
+  );
+  head = learned;
+  find("#learn").disabled = false;
+  find("#status").textContent =
+    `Learned ${classes.length} classes from ` +
+    `${plural(examples.length, "example")} in ${Math.ceil(performance.now() - begun)} ms.`;
+  predict();
+}
+
+function paperChanged() {
+  enableTools();
+  if (head) predict();
+}
+
+function enableTools() {
+  const blank = paper.isBlank;
+  find("#hint").hidden = !blank;
+  for (const button of document.querySelectorAll("#undo, #clear, .add")) button.disabled = blank;
+}
+
+let predicting = false;
+let outdated = false;
+
+/** Show what the paper is: one call of the model at a time, the last one on what is there now. */
+function predict() {
+  outdated = true;
+  if (predicting) return;
+  predicting = true;
+  requestAnimationFrame(() =>
+    guard(async () => {
+      try {
+        while (outdated) {
+          outdated = false;
+          const used = head;
+          const answer =
+            used && !paper.isBlank
+              ? (await model.classify([toPixels(paper.read(), model.imageShape)], used))[0]
+              : null;
+          if (used === head) showProbabilities(answer);
+        }
+      } finally {
+        predicting = false;
+      }
+    }),
+  );
+}
+
+function showProbabilities(probabilities) {
+  const best = probabilities ? probabilities.indexOf(Math.max(...probabilities)) : -1;
+  const bars = classes.map((each, label) => {
+    const bar = find("#bar").content.firstElementChild.cloneNode(true);
+    const percent = `${Math.round(100 * (probabilities?.[label] ?? 0))}%`;
+    bar.classList.toggle("best", label === best);
+    find(".of", bar).textContent = nameOf(each);
+    find(".fill", bar).style.width = percent;
+    find(".percent", bar).textContent = probabilities ? percent : "";
+    return bar;
+  });
+  find("#bars").replaceChildren(...(probabilities ? bars : []));
+  let verdict = "Draw an example, then add it to its class.";
+  if (head) verdict = "Draw something new: the bars show what it is.";
+  if (probabilities) verdict = nameOf(classes[best]);
+  find("#verdict").textContent = verdict;
+  find("#verdict").classList.toggle("spoken", Boolean(probabilities));
+}
+
+function nameOf({ row }) {
+  return find(".name", row).value.trim();
+}
+
+function complain(message) {
+  find("#problem").textContent = message;
+  find("#problem").hidden = !message;
+}
+
+async function guard(action) {
+  complain("");
+  try {
+    await action();
+  } catch (error) {
+    complain(error.message);
+    refresh();
+  }
+}
+
+start();

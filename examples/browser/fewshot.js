@@ -1,0 +1,104 @@
+/**
+ * Few-shot learning on a bundle that `anil export` wrote, in a browser or in Node.
+ *
+ * Nothing else is needed but onnxruntime-web, which is passed in as `ort`:
+ *
+ *     const model = await FewShot.open(ort, readFromWeb("bundle/"));
+ *     const head = await model.learn(images, [0, 0, 1, 1]); // a class index for each image
+ *     const [probabilities] = await model.classify([image], head);
+ *
+ * An image is a Uint8Array of `model.imageShape` (height, width, channels), such as `toPixels` of
+ * pixels.js makes; its values are bytes as they are, for the scaling is in the graph. The backbone
+ * never changes. What is learned is the head: a few thousand numbers that belong to the caller.
+ */
+
+const GRAPHS = {
+  features: "onnx/backbone.onnx",
+  initial_head: "onnx/initial_head.onnx",
+  adapt: "onnx/adapt.onnx",
+  predict: "onnx/predict.onnx",
+};
+const BATCH = 32; // images a call of the backbone: bounds the memory
+
+/** How `FewShot.open` gets the files of a bundle that lies under an address, ending in "/". */
+export function readFromWeb(address) {
+  return async (name) => {
+    const response = await fetch(new URL(name, new URL(address, document.baseURI)));
+    if (!response.ok) throw new Error(`${response.url} cannot be read: ${response.status}`);
+    return new Uint8Array(await response.arrayBuffer());
+  };
+}
+
+export class FewShot {
+  /** Open a bundle: `read(name)` resolves to the bytes of one of its files. */
+  static async open(ort, read) {
+    const manifest = JSON.parse(new TextDecoder().decode(await read("manifest.json")));
+    if (manifest.schema_version !== 1 || manifest.image_dtype !== "uint8") {
+      throw new Error("This is not a bundle of images that this program knows.");
+    }
+    const sessions = {};
+    for (const [signature, file] of Object.entries(GRAPHS)) {
+      sessions[signature] = await ort.InferenceSession.create(await read(file));
+    }
+    return new FewShot(ort, manifest, sessions);
+  }
+
+  constructor(ort, manifest, sessions) {
+    Object.assign(this, { ort, manifest, sessions, imageShape: manifest.image_shape });
+  }
+
+  /** Fit a head to images and their class indices 0, 1, ...; -1 leaves an image out. */
+  async learn(images, labels, { learningRate, steps } = {}) {
+    const { head_init, ways: trainedWays, inner_lr, inner_steps } = this.manifest;
+    const ways = Math.max(...labels) + 1;
+    if (ways < 2) throw new Error("Learning needs two classes or more.");
+    if (head_init === "per_class" && ways > trainedWays) {
+      throw new Error(`This bundle tells at most ${trainedWays} classes apart, not ${ways}.`);
+    }
+    const features = await this.features(images);
+    const initial = await this.sessions.initial_head.run({ ways: this.#int32([ways], []) });
+    const adapted = await this.sessions.adapt.run({
+      features,
+      labels: this.#int32(labels, [labels.length]),
+      kernel: initial.kernel,
+      bias: initial.bias,
+      learning_rate: new this.ort.Tensor("float32", [learningRate ?? inner_lr], []),
+      steps: this.#int32([steps ?? inner_steps], []),
+    });
+    return {
+      kernel: adapted.adapted_kernel, // [D, ways]
+      bias: adapted.adapted_bias, // [ways]
+      initialLoss: adapted.initial_loss.data[0],
+      finalLoss: adapted.final_loss.data[0],
+    };
+  }
+
+  /** The probability of each class under a head: a Float32Array for each image. */
+  async classify(images, { kernel, bias }) {
+    const features = await this.features(images);
+    const { probabilities } = await this.sessions.predict.run({ features, kernel, bias });
+    const [count, ways] = probabilities.dims;
+    return Array.from({ length: count }, (_, i) =>
+      probabilities.data.slice(i * ways, (i + 1) * ways),
+    );
+  }
+
+  /** Features of images, as a tensor [images, D]. */
+  async features(images) {
+    const size = this.imageShape.reduce((product, axis) => product * axis);
+    const rows = new Float32Array(images.length * this.manifest.feature_size);
+    for (let start = 0; start < images.length; start += BATCH) {
+      const batch = images.slice(start, start + BATCH);
+      const bytes = new Uint8Array(batch.length * size);
+      batch.forEach((image, i) => bytes.set(image, i * size));
+      const image = new this.ort.Tensor("uint8", bytes, [batch.length, ...this.imageShape]);
+      const { features } = await this.sessions.features.run({ image });
+      rows.set(features.data, start * this.manifest.feature_size);
+    }
+    return new this.ort.Tensor("float32", rows, [images.length, this.manifest.feature_size]);
+  }
+
+  #int32(values, dims) {
+    return new this.ort.Tensor("int32", Int32Array.from(values), dims);
+  }
+}

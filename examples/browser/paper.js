@@ -1,0 +1,89 @@
+/** A sheet of paper: a canvas that is drawn on by mouse, finger or pen, or holds a photo. */
+
+const WIDTH = 560; // the canvas's own pixels, however large it is shown
+const PEN = WIDTH / 18; // of the width of the strokes that Omniglot and glyphs have
+
+export class Paper {
+  #strokes = [];
+  #photo = null;
+
+  /** `changed` is called whenever what is on the paper changes. */
+  constructor(canvas, [height, width], changed) {
+    canvas.width = WIDTH;
+    canvas.height = Math.round((WIDTH * height) / width);
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d", { willReadFrequently: true });
+    this.changed = changed;
+    this.#listen();
+    this.#paint();
+  }
+
+  get isBlank() {
+    return !this.#photo && !this.#strokes.length;
+  }
+
+  /** The picture, as RGBA. */
+  read() {
+    return this.context.getImageData(0, 0, this.canvas.width, this.canvas.height);
+  }
+
+  /** Take back the last stroke, or the photo under the strokes. */
+  undo() {
+    if (!this.#strokes.pop()) this.#photo = null;
+    this.#draw();
+  }
+
+  clear() {
+    this.#strokes = [];
+    this.#photo = null;
+    this.#draw();
+  }
+
+  /** Put a photo on the paper, filling it as Python's `read_image` does, without cropping. */
+  show(photo) {
+    this.#strokes = [];
+    this.#photo = photo;
+    this.#draw();
+  }
+
+  #listen() {
+    let stroke = null;
+    const extend = (event) => {
+      const box = this.canvas.getBoundingClientRect();
+      const scale = this.canvas.width / box.width;
+      stroke.push([(event.clientX - box.left) * scale, (event.clientY - box.top) * scale]);
+      this.#draw();
+    };
+    this.canvas.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0 || !event.isPrimary) return;
+      this.canvas.setPointerCapture(event.pointerId);
+      stroke = [];
+      this.#strokes.push(stroke);
+      extend(event);
+    });
+    this.canvas.addEventListener("pointermove", (event) => stroke && event.isPrimary && extend(event));
+    for (const end of ["pointerup", "pointercancel"]) {
+      this.canvas.addEventListener(end, (event) => event.isPrimary && (stroke = null));
+    }
+  }
+
+  #draw() {
+    this.#paint();
+    this.changed();
+  }
+
+  #paint() {
+    const { context, canvas } = this;
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.imageSmoothingQuality = "high";
+    if (this.#photo) context.drawImage(this.#photo, 0, 0, canvas.width, canvas.height);
+    Object.assign(context, { lineWidth: PEN, lineCap: "round", lineJoin: "round" });
+    for (const [start, ...rest] of this.#strokes) {
+      context.beginPath();
+      context.moveTo(...start);
+      for (const point of rest.length ? rest : [start]) context.lineTo(...point);
+      context.stroke();
+    }
+  }
+}

@@ -1,0 +1,73 @@
+/**
+ * Any picture to the bytes that a bundle takes, as the Python side makes them: to grey or RGB, then
+ * to the model's size by a Lanczos filter, in Pillow's integer arithmetic. The same file gives the
+ * same bytes here and there.
+ */
+
+const LOBES = 3;
+const UNIT = 2 ** 22; // weights are integers: multiples of 1 / UNIT
+
+/** Bytes [height, width, channels] of a picture given as RGBA, as canvas and pngjs give it. */
+export function toPixels({ data, width, height }, [modelHeight, modelWidth, channels]) {
+  const planes = channels === 1 ? [toGrey(data)] : [0, 1, 2].map((c) => take(data, c));
+  const pixels = new Uint8Array(modelHeight * modelWidth * channels);
+  planes.forEach((plane, channel) => {
+    const across = filterRows(plane, width, height, modelWidth);
+    const down = filterRows(across, height, modelWidth, modelHeight);
+    down.forEach((value, i) => (pixels[i * channels + channel] = value));
+  });
+  return pixels;
+}
+
+function take(rgba, channel) {
+  return Uint8Array.from({ length: rgba.length / 4 }, (_, i) => rgba[4 * i + channel]);
+}
+
+function toGrey(rgba) {
+  const grey = new Uint8Array(rgba.length / 4);
+  for (let i = 0, j = 0; i < grey.length; i++, j += 4) {
+    grey[i] = (rgba[j] * 19595 + rgba[j + 1] * 38470 + rgba[j + 2] * 7471 + 32768) >> 16;
+  }
+  return grey;
+}
+
+/** Each row to `size` pixels, and rows to columns: twice, and the picture is upright again. */
+function filterRows(plane, width, height, size) {
+  const filtered = new Uint8Array(size * height);
+  for (let column = 0; column < size; column++) {
+    const { first, weights } = weigh(column, width, size);
+    for (let row = 0; row < height; row++) {
+      let sum = UNIT / 2;
+      for (let k = 0, i = row * width + first; k < weights.length; k++, i++) {
+        sum += plane[i] * weights[k];
+      }
+      filtered[column * height + row] = Math.min(255, Math.max(0, Math.floor(sum / UNIT)));
+    }
+  }
+  return filtered;
+}
+
+/** The pixels that a pixel of the smaller (or larger) row is made of, and how much of each. */
+function weigh(index, from, to) {
+  const scale = Math.max(from / to, 1);
+  const center = ((index + 0.5) * from) / to;
+  const first = Math.max(0, Math.trunc(center - LOBES * scale + 0.5));
+  const last = Math.min(from, Math.trunc(center + LOBES * scale + 0.5));
+  const raw = Array.from({ length: last - first }, (_, k) =>
+    lanczos((first + k + 0.5 - center) / scale),
+  );
+  const total = raw.reduce((sum, weight) => sum + weight);
+  return { first, weights: raw.map((weight) => roundAway((weight / total) * UNIT)) };
+}
+
+function lanczos(x) {
+  return Math.abs(x) < LOBES ? sinc(x) * sinc(x / LOBES) : 0;
+}
+
+function sinc(x) {
+  return x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x);
+}
+
+function roundAway(x) {
+  return Math.trunc(x + (x < 0 ? -0.5 : 0.5));
+}

@@ -1,0 +1,98 @@
+"""A bundle for drawings, the page of it, and whatever of Node and Chromium is there."""
+
+import functools
+import http.server
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.export.conftest import make_run
+
+
+@pytest.fixture(scope="session")
+def browser_example(repository: Path) -> Path:
+    """The folder of the browser's example, with Node and its packages there."""
+    folder = repository / "examples" / "browser"
+    if not shutil.which("node"):
+        pytest.skip("Node.js is not installed")
+    if not (folder / "node_modules" / "onnxruntime-web").is_dir():
+        pytest.skip("the packages of the page are not installed: npm ci in examples/browser")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random convolutions as the recipes start from, which tell simple drawings apart."""
+    import keras
+
+    from anil_tf import backbones
+    from anil_tf.export.bundle import export_bundle
+
+    folder = tmp_path_factory.mktemp("drawings")
+    keras.utils.set_random_seed(0)
+    backbone = backbones.conv4_strided(pooling=False, cosine=True, invert=True)
+    run = make_run(folder / "run", backbone=backbone, inner_lr=200.0, inner_steps=1)
+    export_bundle(run, folder / "bundle", ["onnx"])
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def per_class_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with a column for each of five classes."""
+    from anil_tf.export.bundle import export_bundle
+
+    folder = tmp_path_factory.mktemp("per_class")
+    export_bundle(make_run(folder / "run", "per_class"), folder / "bundle", ["onnx"])
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def address(
+    browser_example: Path,
+    bundle: Path,
+    per_class_bundle: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """Where the page is served, by Python's own file server, as its README says."""
+    root = tmp_path_factory.mktemp("served")
+    for path in browser_example.iterdir():
+        (root / path.name).symlink_to(path)
+    for name, folder in {"bundle": bundle, "per_class": per_class_bundle}.items():
+        (root / name).unlink(missing_ok=True)
+        (root / name).symlink_to(folder)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(root))
+    with http.server.ThreadingHTTPServer(("localhost", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://localhost:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture
+def drive(browser_example: Path, address: str) -> Callable[..., dict[str, Any]]:
+    """Runs a scenario of drive.mjs on the page; what was seen."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("Chromium is not installed")
+    if not (browser_example / "node_modules" / "playwright-core").is_dir():
+        pytest.skip("playwright-core is not installed: npm ci in examples/browser")
+
+    def run(scenario: str, query: str = "", picture: Path | None = None) -> dict[str, Any]:
+        program = Path(__file__).parent / "drive.mjs"
+        command = ["node", program, scenario, chromium, address + query]
+        command += [picture] if picture else []
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run

@@ -1,0 +1,254 @@
+/**
+ * Uses the page as a person does, in headless Chromium, and prints what was seen as JSON:
+ *
+ *     node drive.mjs SCENARIO CHROMIUM URL [PICTURE.png]
+ */
+
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+
+const require = createRequire(new URL("../../examples/browser/package.json", import.meta.url));
+const { chromium } = require("playwright-core");
+
+// Strokes on a paper of width and height 1.
+const SYMBOLS = {
+  cross: [line([0.2, 0.2], [0.8, 0.8]), line([0.8, 0.2], [0.2, 0.8])],
+  circle: [arc(0.5, 0.5, 0.32)],
+  zigzag: [line([0.12, 0.25], [0.32, 0.75], [0.5, 0.25], [0.68, 0.75], [0.88, 0.25])],
+};
+
+function line(...points) {
+  return points;
+}
+
+function arc(x, y, radius) {
+  return Array.from({ length: 61 }, (_, i) => [
+    x + radius * Math.sin((i * Math.PI) / 30),
+    y - radius * Math.cos((i * Math.PI) / 30),
+  ]);
+}
+
+/** A hand that never draws the same symbol twice alike: moved, scaled and turned a little. */
+function* wobble(points, seed) {
+  const part = (k) => Math.sin(12.9898 * (seed + 1) * (k + 1)); // in -1..1
+  const [angle, scale] = [0.15 * part(0), 1 + 0.12 * part(1)];
+  for (const [x, y] of points) {
+    const [u, v] = [scale * (x - 0.5), scale * (y - 0.5)];
+    yield [
+      0.5 + 0.05 * part(2) + u * Math.cos(angle) - v * Math.sin(angle),
+      0.5 + 0.05 * part(3) + u * Math.sin(angle) + v * Math.cos(angle),
+    ];
+  }
+}
+
+async function draw(page, symbol, seed) {
+  await page.locator("#paper").scrollIntoViewIfNeeded();
+  const box = await page.locator("#paper").boundingBox();
+  for (const stroke of SYMBOLS[symbol]) {
+    const points = [...wobble(stroke, seed)].map(([x, y]) => [
+      box.x + x * box.width,
+      box.y + y * box.height,
+    ]);
+    await page.mouse.move(...points[0]);
+    await page.mouse.down();
+    for (const point of points.slice(1)) await page.mouse.move(...point);
+    await page.mouse.up();
+  }
+}
+
+const button = (page, name) => page.getByRole("button", { name, exact: true });
+const row = (page, index) => page.locator("#classes li").nth(index);
+const status = (page) => page.locator("#status").textContent();
+
+async function teach(page, examples) {
+  await button(page, "New class").click();
+  for (const [index, symbol] of Object.keys(SYMBOLS).entries()) {
+    await row(page, index).locator(".name").fill(symbol);
+    for (let seed = 0; seed < examples; seed++) {
+      await draw(page, symbol, 10 * index + seed);
+      await row(page, index).locator(".add").click();
+    }
+  }
+  await button(page, "Learn").click();
+  await page.getByText("Learned 3 classes").waitFor();
+}
+
+/** The class that the page gives to what is on the paper. */
+async function answer(page) {
+  await page.locator("#bars .best").waitFor();
+  await page.waitForTimeout(300); // the last call of the model
+  return page.locator("#bars .best .of").textContent();
+}
+
+const ink = (canvas) => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return data.filter((value, i) => i % 4 === 0 && value < 128).length;
+};
+
+const isVisible = (element) => {
+  const { left, right, top, bottom } = element.getBoundingClientRect();
+  const [x, y] = [(left + right) / 2, (top + bottom) / 2];
+  const onTop = document.elementFromPoint(x, y);
+  return (
+    left >= 0 && right <= innerWidth && top >= 0 && bottom <= innerHeight && element.contains(onTop)
+  );
+};
+
+const scenarios = {
+  async learn(page) {
+    await teach(page, 3);
+    const answers = {};
+    for (const symbol of Object.keys(SYMBOLS)) {
+      if (symbol !== "cross") await button(page, "Clear").click();
+      await draw(page, symbol, 77);
+      answers[symbol] = await answer(page);
+    }
+    const percents = await page.locator("#bars .percent").allTextContents();
+    return { answers, sum: percents.reduce((sum, text) => sum + parseInt(text), 0) };
+  },
+
+  /** For the README. */
+  async picture(page) {
+    await teach(page, 3);
+    await draw(page, "zigzag", 77);
+    return { answer: await answer(page) };
+  },
+
+  async escape(page, requests) {
+    await teach(page, 1);
+    const before = [...requests];
+    const violations = await page.evaluate(async () => {
+      const seen = [];
+      addEventListener("securitypolicyviolation", (event) => seen.push(event.effectiveDirective));
+      await fetch("http://127.0.0.1:9/").catch(() => {});
+      new Image().src = "http://127.0.0.1:9/image.png";
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      return seen;
+    });
+    return { requests: before, violations };
+  },
+
+  async phone(page) {
+    await page.setViewportSize({ width: 390, height: 844 });
+    await teach(page, 2);
+    await draw(page, "circle", 77);
+    const best = await answer(page);
+    await page.evaluate(() => scrollTo(0, 0));
+    const visible = { answer: await page.locator("#bars .best").evaluate(isVisible) };
+    for (const name of ["Undo", "Clear", "Learn"]) {
+      visible[name] = await button(page, name).evaluate(isVisible);
+    }
+    const [width, smallest] = await page.evaluate(() => [
+      document.documentElement.scrollWidth,
+      Math.min(...[...document.querySelectorAll("button")].map((each) => each.offsetHeight)),
+    ]);
+    return { best, visible, width, smallest };
+  },
+
+  async undo(page) {
+    const paper = page.locator("#paper");
+    await draw(page, "cross", 0);
+    const inks = [await paper.evaluate(ink)];
+    for (let stroke = 0; stroke < 2; stroke++) {
+      await button(page, "Undo").click();
+      inks.push(await paper.evaluate(ink));
+    }
+    const examples = [];
+    for (let seed = 0; seed < 2; seed++) {
+      await draw(page, "circle", seed);
+      await row(page, 0).locator(".add").click();
+    }
+    examples.push(await row(page, 0).locator(".count").textContent());
+    await row(page, 0).locator(".thumbnails button").first().click();
+    examples.push(await row(page, 0).locator(".count").textContent());
+    await button(page, "New class").click();
+    await button(page, "Remove Class 2").click();
+    const names = page.locator(".name");
+    return { inks, examples, left: await names.evaluateAll((all) => all.map((each) => each.value)) };
+  },
+
+  async change(page) {
+    await teach(page, 1);
+    await draw(page, "circle", 77);
+    await answer(page);
+    const bars = [await page.locator("#bars li").count()];
+    await draw(page, "cross", 3);
+    await row(page, 1).locator(".add").click();
+    bars.push(await page.locator("#bars li").count());
+    return { bars, status: await status(page) };
+  },
+
+  async missing(page) {
+    const said = [];
+    const learnable = [];
+    const note = async () => {
+      said.push(await status(page));
+      learnable.push(await button(page, "Learn").isEnabled());
+    };
+    await note();
+    await draw(page, "cross", 0);
+    await row(page, 0).locator(".add").click();
+    await note();
+    await button(page, "Remove Class 2").click();
+    await note();
+    await button(page, "New class").click();
+    await row(page, 1).locator(".name").fill("Class 1");
+    await row(page, 1).locator(".name").press("Enter");
+    await note();
+    return { said, learnable };
+  },
+
+  async six(page) {
+    for (let classes = 2; classes < 6; classes++) await button(page, "New class").click();
+    return { said: await status(page) };
+  },
+
+  /** With dark.png and light.png beside the picture. */
+  async photos(page) {
+    const [first, second] = [0, 1].map((index) => row(page, index).locator(".photos"));
+    await first.setInputFiles(["dark.png", "light.png"].map((name) => join(dirname(picture), name)));
+    await page.getByText("2 examples").waitFor();
+    const shades = await page
+      .locator(".thumbnails canvas")
+      .evaluateAll((all) => all.map((c) => c.getContext("2d").getImageData(14, 14, 1, 1).data[0]));
+    await second.setInputFiles({ name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("?") });
+    await page.locator("#problem").waitFor();
+    const examples = await page.locator(".count").allTextContents();
+    return { shades, examples, problem: await page.locator("#problem").textContent() };
+  },
+
+  async problem(page) {
+    await page.locator("#problem").waitFor();
+    return {
+      problem: await page.locator("#problem").textContent(),
+      learnable: await button(page, "Learn").isEnabled(),
+    };
+  },
+};
+
+const [scenario, executablePath, url, picture] = process.argv.slice(2);
+const browser = await chromium.launch({
+  executablePath,
+  args: ["--disable-quic", "--disable-gpu"],
+});
+const requests = [];
+const complaints = [];
+try {
+  const page = await browser.newPage({ viewport: { width: 1180, height: 800 } });
+  page.setDefaultTimeout(60_000);
+  page.on("request", (request) => requests.push(request.url()));
+  page.on("pageerror", (error) => complaints.push(String(error)));
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type())) complaints.push(message.text());
+  });
+  await page.goto(url);
+  await page.locator("#status").getByText(/Loading/).waitFor({ state: "detached" });
+  const seen = await scenarios[scenario](page, requests);
+  if (picture) await page.screenshot({ path: picture, fullPage: scenario === "picture" });
+  console.log(JSON.stringify({ requests, complaints, ...seen }));
+} catch (error) {
+  console.error(error.message, complaints);
+  process.exitCode = 1;
+} finally {
+  await browser.close();
+}

@@ -1,0 +1,75 @@
+"""The page in headless Chromium: it learns what is drawn, on its own machine, on a phone too."""
+
+from urllib.parse import urlparse
+
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow  # each starts a browser
+
+
+def test_it_learns_what_is_drawn(drive):
+    seen = drive("learn")
+    assert seen["answers"] == {symbol: symbol for symbol in ("cross", "circle", "zigzag")}
+    assert seen["sum"] == pytest.approx(100, abs=2)
+    assert not seen["complaints"]
+
+
+def test_nothing_is_asked_of_another_machine(drive, address):
+    seen = drive("escape")
+    assert {urlparse(url).netloc for url in seen["requests"]} == {urlparse(address).netloc}
+    assert seen["violations"] == ["connect-src", "img-src"]
+
+
+def test_it_fits_a_phone(drive):
+    seen = drive("phone")
+    assert seen["width"] == 390
+    assert seen["visible"] == {"Undo": True, "Clear": True, "Learn": True, "answer": True}
+    assert seen["smallest"] >= 40
+    assert seen["best"] == "circle"
+
+
+def test_strokes_examples_and_classes_can_be_taken_back(drive):
+    seen = drive("undo")
+    both, one, none = seen["inks"]
+    assert both > one > none == 0
+    assert seen["examples"] == ["2 examples", "1 example"]
+    assert seen["left"] == ["Class 1", "Class 3"]
+
+
+def test_a_change_asks_to_learn_again(drive):
+    seen = drive("change")
+    assert seen["bars"] == [3, 0]
+    assert seen["status"] == "Ready to learn."
+
+
+def test_what_is_missing_is_said(drive):
+    seen = drive("missing")
+    assert seen["said"] == [
+        "Add an example of “Class 1”, “Class 2”.",
+        "Add an example of “Class 2”.",
+        "Learning needs two classes: add one.",
+        "Two classes are called “Class 1”: rename one.",
+    ]
+    assert seen["learnable"] == [False] * 4
+
+
+def test_a_head_with_fixed_columns_is_not_given_more_classes(drive):
+    seen = drive("six", "?bundle=per_class")
+    assert seen["said"] == "This model tells at most 5 classes apart: remove some."
+
+
+def test_photos_are_examples_too(drive, tmp_path):
+    for name, shade in {"dark": 30, "light": 220}.items():
+        Image.new("RGB", (60, 40), (shade, shade, shade)).save(tmp_path / f"{name}.png")
+    seen = drive("photos", picture=tmp_path / "page.png")
+    assert seen["examples"] == ["2 examples", "0 examples"]
+    assert seen["shades"] == [30, 220]
+    assert "notes.txt is not a picture" in seen["problem"]
+
+
+@pytest.mark.parametrize("query", ["?bundle=absent", "?bundle=http://127.0.0.1:9/"])
+def test_a_page_without_a_bundle_says_so(drive, query):
+    seen = drive("problem", query)
+    assert "No bundle could be opened" in seen["problem"]
+    assert not seen["learnable"]

@@ -1,0 +1,120 @@
+"""The Node example, and the modules that it shares with the page, against the Python side."""
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image, ImageDraw
+
+from anil_tf.cli import main
+from anil_tf.datasets.folder import read_image
+
+STROKES = {
+    "cross": [[(20, 20), (80, 80)], [(80, 20), (20, 80)]],
+    "square": [[(20, 20), (80, 20), (80, 80), (20, 80), (20, 20)]],
+    "zigzag": [[(10, 30), (30, 70), (50, 30), (70, 70), (90, 30)]],
+}
+
+
+def draw(symbol, seed):
+    """An RGB picture, not square, of a symbol that is never drawn twice alike."""
+    rng = np.random.default_rng(seed)
+    picture = Image.new("RGB", (200, 180), "white")
+    for stroke in STROKES[symbol]:
+        points = [tuple(1.7 * np.array(point) + rng.normal(0, 5, 2)) for point in stroke]
+        ImageDraw.Draw(picture).line(points, (30, 20, 60), width=9, joint="curve")
+    return picture
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three examples of each symbol, PNG and JPEG, and one more to classify."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, symbol in enumerate(STROKES):
+        (folder / "support" / symbol).mkdir(parents=True)
+        for seed, suffix in enumerate(("png", "png", "jpg")):
+            picture = draw(symbol, 10 * index + seed)
+            picture.save(folder / "support" / symbol / f"{seed}.{suffix}")
+        draw(symbol, 99 + index).save(folder / f"{symbol}.png")
+    return folder
+
+
+@pytest.fixture
+def node(browser_example):
+    def run(*command):
+        command = ["node", *map(str, command)]
+        return subprocess.run(command, cwd=browser_example, capture_output=True, text=True)
+
+    return run
+
+
+def read_predictions(lines):
+    """`{file: {class: probability}}` of lines `file: class probability, ...`."""
+    return {
+        file: {name: float(value) for name, value in (pair.split() for pair in pairs.split(", "))}
+        for file, pairs in (line.split(": ") for line in lines)
+    }
+
+
+def test_it_learns_and_classifies_as_the_command_line_does(node, bundle, pictures, tmp_path):
+    images = [pictures / f"{symbol}.png" for symbol in STROKES]
+    done = node("learn.mjs", bundle, pictures / "support", *images)
+    assert done.returncode == 0, done.stderr
+    learned, *lines = done.stdout.splitlines()
+    assert learned == "Learned cross, square, zigzag from 9 images"
+    predictions = read_predictions(lines)
+    for symbol, image in zip(STROKES, images, strict=True):
+        assert next(iter(predictions[str(image)])) == symbol
+
+    def anil(*arguments):
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, result.output
+
+    head, figures = tmp_path / "head.npz", tmp_path / "predictions.json"
+    anil("adapt", bundle, "--support", pictures / "support", "--output", head)
+    anil("predict", bundle, "--head", head, *images, "--json", figures)
+    for expected in json.loads(figures.read_text()):
+        # JPEG decoders may differ by a grey level.
+        assert predictions[expected["image"]] == pytest.approx(expected["probabilities"], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("support", "image", "message"),
+    [
+        ("support", "support/cross", "is neither a PNG nor a JPEG picture"),
+        ("support", "broken.png", "is not a picture that decodes"),
+        ("support/cross", "cross.png", "must hold two class folders"),
+        ("absent", "cross.png", "no such file or directory"),
+    ],
+)
+def test_a_mistake_is_one_line(node, bundle, pictures, support, image, message):
+    (pictures / "broken.png").write_bytes(b"not a picture")
+    done = node("learn.mjs", bundle, pictures / support, pictures / image)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: ") and message in line
+
+
+def test_a_folder_that_is_no_bundle_is_refused(node, pictures):
+    done = node("learn.mjs", pictures, pictures / "support", pictures / "cross.png")
+    assert done.stderr.strip() == f"Error: {pictures} is not a bundle"
+
+
+@pytest.mark.parametrize("image_shape", [(28, 28, 1), (84, 84, 3), (17, 33, 3), (300, 250, 1)])
+def test_pixels_are_those_that_python_makes(node, browser_example, tmp_path, image_shape):
+    picture = tmp_path / "noise.png"
+    noise = np.random.default_rng(0).integers(0, 256, (120, 150, 3), np.uint8)
+    Image.fromarray(noise).save(picture)
+    program = f"""
+        import {{ readFileSync }} from "node:fs";
+        import {{ PNG }} from "pngjs";
+        import {{ toPixels }} from "{(browser_example / "pixels.js").as_uri()}";
+        const image = PNG.sync.read(readFileSync({json.dumps(str(picture))}));
+        process.stdout.write(JSON.stringify([...toPixels(image, {list(image_shape)})]));
+    """
+    done = node("--input-type=module", "--eval", program)
+    assert done.returncode == 0, done.stderr
+    pixels = np.reshape(json.loads(done.stdout), image_shape)
+    np.testing.assert_array_equal(pixels, read_image(picture, image_shape))
