@@ -3,6 +3,7 @@
 MANIFEST = "manifest.json"
 MODEL_CARD = "README.md"
 VERIFICATION = "verification.npz"
+ADAPT_SCRIPT = "adapt.py"
 
 # TensorFlow Serving watches `saved_model/`; its subfolders are versions.
 SAVED_MODEL = "saved_model/1"

@@ -1,5 +1,6 @@
 """The ONNX files of a bundle, one a function, each also in ONNX Runtime's own format."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ QUANTIZED = ["Conv", "Relu", "LeakyRelu", "MaxPool", "Add"]
 
 
 def export_onnx(graphs: Graphs, bundle: Path) -> None:
-    """Write `onnx/{backbone,initial_head,adapt,predict}.onnx`, and the same as `.ort`.
+    """Write `onnx/{backbone,initial_head,adapt,predict}.onnx`, the same as `.ort`, and `adapt.py`.
 
     Args:
         graphs: From `graphs.build_graphs`.
@@ -48,6 +49,7 @@ def export_onnx(graphs: Graphs, bundle: Path) -> None:
         _fix_shapes(model)
         onnx.helper.set_model_props(model, graphs.metadata)
         _save(model, bundle / file)
+    shutil.copyfile(Path(__file__).with_name("standalone_adapt.py"), bundle / layout.ADAPT_SCRIPT)
 
 
 def quantize_onnx(bundle: Path, images: np.ndarray) -> None:

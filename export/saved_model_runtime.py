@@ -50,7 +50,7 @@ def _describe(tensors: Any) -> dict[str, Tensor]:
     return {
         name: Tensor(
             tf.as_dtype(tensor.dtype).name,
-            tuple("" if axis.size < 0 else axis.size for axis in tensor.tensor_shape.dim),
+            tuple("?" if axis.size < 0 else axis.size for axis in tensor.tensor_shape.dim),
         )
         for name, tensor in tensors.items()
     }

@@ -68,6 +68,14 @@ def test_only_the_targets_asked_for_are_written(run, tmp_path):
     assert {parity.runtime for parity in manifest.parity} == {"onnx", "onnx_reference"}
 
 
+@pytest.mark.parametrize("target", ["onnx", "saved_model"])
+def test_the_script_comes_with_onnx_and_the_model_card_shows_it(run, tmp_path, target):
+    export_bundle(run, tmp_path / "bundle", [target])
+    card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+    assert (tmp_path / "bundle" / "adapt.py").is_file() == (target == "onnx")
+    assert ("python adapt.py learn" in card) == (target == "onnx")
+
+
 def test_int8_needs_a_target_that_has_it(run, tmp_path):
     with pytest.raises(ValueError, match=r"int8 needs one of the targets .*'saved_model'"):
         export_bundle(run, tmp_path / "bundle", ["saved_model"], int8=True)
