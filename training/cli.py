@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from anil_tf.export.runtime import RUNTIMES
 from anil_tf.figures import write_json
 
 _PATH = click.Path(path_type=Path)
@@ -61,7 +62,7 @@ def train(
 @click.option("--seed", type=int, help="Of the episodes. [default: the recipe's]")
 @click.option(
     "--runtime",
-    type=click.Choice(["keras", "onnx", "litert", "saved_model"]),
+    type=click.Choice(["keras", *RUNTIMES]),
     help="[default: keras for a run, onnx for a bundle]",
 )
 @_json
