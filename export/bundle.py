@@ -18,10 +18,11 @@ import anil_tf
 from anil_tf.export import layout
 from anil_tf.export.backbone import with_precision
 from anil_tf.export.graphs import Graphs, InitialHead, build_graphs
-from anil_tf.export.litert import export_litert
+from anil_tf.export.litert import export_litert, quantize_litert
+from anil_tf.export.litert_trainer import export_trainer
 from anil_tf.export.manifest import Manifest, list_files
 from anil_tf.export.model_card import write_model_card
-from anil_tf.export.onnx import export_onnx
+from anil_tf.export.onnx import export_onnx, quantize_onnx
 from anil_tf.export.saved_model import export_saved_model
 from anil_tf.export.signatures import declare
 from anil_tf.export.verification import Verification, choose_episodes
@@ -34,10 +35,19 @@ EXPORTERS: dict[str, Callable[[Graphs, Path], None]] = {
     "onnx": export_onnx,
     "litert": export_litert,
 }
+# From a bundle and training images to its quantized backbone.
+QUANTIZERS: dict[str, Callable[[Path, np.ndarray], None]] = {
+    "onnx": quantize_onnx,
+    "litert": quantize_litert,
+}
 
 
 def export_bundle(
-    run: str | Path, output: str | Path, targets: Sequence[str] = tuple(EXPORTERS)
+    run: str | Path,
+    output: str | Path,
+    targets: Sequence[str] = tuple(EXPORTERS),
+    int8: bool = False,
+    trainer: bool = False,
 ) -> Manifest:
     """Export a trained run, and verify what was exported.
 
@@ -47,6 +57,8 @@ def export_bundle(
         run: Run directory written by training.
         output: Folder of the bundle; must not exist.
         targets: Formats to write, of `EXPORTERS`.
+        int8: Also quantize the backbone, for the targets in `QUANTIZERS`.
+        trainer: Write `litert/trainer.tflite` too, which holds its head.
 
     Returns:
         The manifest of the bundle.
@@ -60,6 +72,8 @@ def export_bundle(
     run, output = Path(run), Path(output)
     if not targets or not set(targets) <= set(EXPORTERS):
         raise ValueError(f"targets must be some of {sorted(EXPORTERS)}. Received: {list(targets)}")
+    if int8 and not set(targets) & set(QUANTIZERS):
+        raise ValueError(f"int8 needs one of the targets {sorted(QUANTIZERS)}. Received: {targets}")
     if output.exists():
         raise FileExistsError(f"{output} exists. Remove it or choose another output")
     for name in ("recipe.toml", "model.keras"):
@@ -72,7 +86,7 @@ def export_bundle(
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
         folder = Path(scratch) / "bundle"
         folder.mkdir()
-        manifest = _write_bundle(run, model, folder, targets)
+        manifest = _write_bundle(run, model, folder, targets, int8, trainer)
         os.rename(folder, output)
     return manifest
 
@@ -101,21 +115,14 @@ def check_exportable(model: keras.Model) -> None:
         )
 
 
-def _write_bundle(run: Path, model: ANIL, folder: Path, targets: Sequence[str]) -> Manifest:
+def _write_bundle(
+    run: Path, model: ANIL, folder: Path, targets: Sequence[str], int8: bool, trainer: bool
+) -> Manifest:
     with np.load(run / "examples.npz", allow_pickle=False) as examples:
         image, label = examples["image"], examples["label"]
     head = _initial_head(model)
     verification = _make_verification(model.backbone, head, image, label, model.ways)
     feature_size = verification.kernel.shape[0]
-    graphs = build_graphs(
-        with_precision(model.backbone, "float32"),
-        head,
-        declare(image.shape[1:], image.dtype.name, feature_size),
-    )
-    for target in targets:
-        EXPORTERS[target](graphs, folder)
-    verification.write(folder)
-
     recipe = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
     manifest = Manifest(
         name=recipe["name"],
@@ -123,6 +130,7 @@ def _write_bundle(run: Path, model: ANIL, folder: Path, targets: Sequence[str]) 
         image_dtype=image.dtype.name,
         feature_size=feature_size,
         ways=model.ways,
+        shots=recipe["training"]["shots"],
         head_init=model.head_init,
         inner_lr=head.inner_lr,
         inner_steps=head.inner_steps,
@@ -139,8 +147,22 @@ def _write_bundle(run: Path, model: ANIL, folder: Path, targets: Sequence[str]) 
             "onnx": onnx.__version__,
             "tensorflow": tf.__version__,
         },
-        files=list_files(folder),
+        files={},
     )
+    graphs = build_graphs(
+        with_precision(model.backbone, "float32"),
+        head,
+        declare(image.shape[1:], image.dtype.name, feature_size),
+        manifest.metadata,
+    )
+    for target in targets:
+        EXPORTERS[target](graphs, folder)
+        if int8 and target in QUANTIZERS:
+            QUANTIZERS[target](folder, image)
+    if trainer:
+        export_trainer(graphs, folder)
+    verification.write(folder)
+    manifest = manifest.model_copy(update={"files": list_files(folder)})
     manifest.write(folder)
 
     parity, _ = verify_bundle(folder, in_process=True)

@@ -11,6 +11,7 @@ from anil_tf.export.verification import Verification
 
 BOUND = 1e-5
 END_TO_END_BOUND = 1e-4  # rounding in the features passes through all of adaptation
+INT8_BOUND = 0.1  # of quantized features: a coarse net for a wrong scale; accuracy is the judge
 # At a rate too high for its features, gradient descent amplifies rounding without limit. No float32
 # runtime can be held to more than the last bit of its inputs decides, so this many times what that
 # bit changes is allowed where it is more than the bound.

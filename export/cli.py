@@ -31,13 +31,17 @@ _json = click.option("--json", "json_file", type=_FILE, help="Write the figures 
 @click.option(
     "--targets", default="saved_model,onnx,litert", show_default=True, help="Formats to write."
 )
+@click.option("--int8", is_flag=True, help="Add a backbone with 8-bit convolutions.")
+@click.option("--trainer", is_flag=True, help="Add a LiteRT file that trains and holds its head.")
 @_json
-def export(run: Path, output: Path, targets: str, json_file: Path | None) -> None:
+def export(
+    run: Path, output: Path, targets: str, int8: bool, trainer: bool, json_file: Path | None
+) -> None:
     """Export a trained RUN as a bundle, verified against a float64 reference."""
     from anil_tf.export.bundle import export_bundle
     from anil_tf.export.verify import format_parity
 
-    manifest = export_bundle(run, output, targets.split(","))
+    manifest = export_bundle(run, output, targets.split(","), int8, trainer)
     click.echo(format_parity(manifest.parity))
     size = sum(file.bytes for file in manifest.files.values())
     click.echo(f"\nWrote {output}: {len(manifest.files)} files, {size / 1e6:.1f} MB")
@@ -64,7 +68,13 @@ def verify(bundle: Path, json_file: Path | None) -> None:
 @click.command()
 @click.argument("bundle", type=_FOLDER)
 @click.option(
-    "--support", required=True, type=_FOLDER, help="Images to learn from: DIR/class-name/*.png."
+    "--support", type=_FOLDER, help="Images to learn from, a folder a class: DIR/class-name/*.png."
+)
+@click.option(
+    "--from", "known", type=_FILE, help="A head to add the classes to, without its images."
+)
+@click.option(
+    "--remove", multiple=True, metavar="NAME", help="A class of that head to forget; repeatable."
 )
 @click.option("--output", required=True, type=_FILE, help="Where to write the head (.npz).")
 @click.option("--steps", type=click.IntRange(min=0), help="Steps; the bundle's own by default.")
@@ -76,38 +86,44 @@ def verify(bundle: Path, json_file: Path | None) -> None:
 @_json
 def adapt(
     bundle: Path,
-    support: Path,
+    support: Path | None,
+    known: Path | None,
+    remove: tuple[str, ...],
     output: Path,
     steps: int | None,
     learning_rate: float | None,
     json_file: Path | None,
 ) -> None:
-    """Learn the classes of a folder: a head for BUNDLE's backbone."""
-    from anil_tf.datasets.folder import list_classes, read_classes
-    from anil_tf.export.head import Head
+    """Learn the classes of a folder: a head for BUNDLE's backbone.
+
+    The head keeps the features of the images, which a later --from learns from again: with the
+    same --steps and --learning-rate the result is that of learning all the classes at once. A
+    class in both is learned from its new images alone.
+    """
+    from anil_tf.export.head import fit_head, read_head
     from anil_tf.export.onnx_runtime import OnnxRuntime
 
+    if not support and not remove:
+        raise ValueError("Say what to learn: --support DIR")
+    if remove and not known:
+        raise ValueError("Say which head to remove a class from: --from HEAD")
     runtime = OnnxRuntime(bundle)
-    files = list_classes(support)
-    kernel, bias = runtime.initial_head(len(files))
-    classes = read_classes(files, runtime.image_shape)
-    features = _features(runtime, classes.images)
-    labels = np.repeat(np.arange(len(classes.names)), classes.counts)
-
+    rows = read_head(known, runtime.manifest).support if known else {}
+    if unknown := [name for name in remove if name not in rows]:
+        raise ValueError(f"There is no class {unknown[0]!r} to remove. There are: {list(rows)}")
+    if empty := [name for name in rows if not len(rows[name])]:
+        raise ValueError(
+            f"{known} cannot be added to: it keeps no features of {empty[0]!r}. Learn from images"
+        )
+    rows = {name: features for name, features in rows.items() if name not in remove}
+    if support:
+        rows |= _learn(runtime, support)
     start = time.perf_counter()
-    adapted = runtime.adapt(
-        features,
-        labels,
-        kernel,
-        bias,
-        runtime.inner_lr if learning_rate is None else learning_rate,
-        runtime.inner_steps if steps is None else steps,
-    )
+    head, adapted = fit_head(runtime, rows, learning_rate, steps)
     milliseconds = 1000 * (time.perf_counter() - start)
-    head = Head(adapted.kernel, adapted.bias, classes.names, runtime.manifest.backbone_sha256)
     head.write(output)
 
-    counts = {name: int(count) for name, count in zip(classes.names, classes.counts, strict=True)}
+    counts = {name: len(rows[name]) for name in head.names}
     for name, count in counts.items():
         click.echo(f"{name}: {count} image{'s' if count > 1 else ''}")
     click.echo(
@@ -152,6 +168,15 @@ def predict(
         shown = [f"{name} {value:.3f}" for name, value in list(ranked.items())[:SHOWN]]
         click.echo(f"{path}: {', '.join(shown)}")
     write_json(json_file, predictions)
+
+
+def _learn(runtime: "BundleRuntime", support: Path) -> dict[str, np.ndarray]:
+    """Features of each class of a folder, by its name."""
+    from anil_tf.datasets.folder import list_classes, read_classes
+
+    classes = read_classes(list_classes(support), runtime.image_shape)
+    features = _features(runtime, classes.images)
+    return dict(zip(classes.names, np.split(features, classes.starts[1:]), strict=True))
 
 
 def _features(runtime: "BundleRuntime", images: np.ndarray) -> np.ndarray:

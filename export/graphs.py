@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from anil_tf.export.signatures import Signature
+from anil_tf.export.signatures import Signature, Tensor
 from anil_tf.inner_loop import LinearAdaptation, gram_loop, gram_matrix
 
 Tensors = dict[str, tf.Tensor]
@@ -111,16 +111,23 @@ class InitialHead(NamedTuple):
 
 
 class Graphs(NamedTuple):
-    """What an exporter takes: a `tf.function` for each signature, and what they read."""
+    """What an exporter takes: a `tf.function` for each signature, and what they read.
+
+    `metadata` is what a single file should say of itself, `Manifest.metadata`.
+    """
 
     functions: dict[str, Any]
     signatures: dict[str, Signature]
     weights: list[tf.Variable]
     head: InitialHead
+    metadata: dict[str, str]
 
 
 def build_graphs(
-    backbone: keras.Model, head: InitialHead, signatures: dict[str, Signature]
+    backbone: keras.Model,
+    head: InitialHead,
+    signatures: dict[str, Signature],
+    metadata: dict[str, str],
 ) -> Graphs:
     """The functions of a bundle: named tensors in, a dict of named tensors out.
 
@@ -129,6 +136,7 @@ def build_graphs(
             inference mode.
         head: What adaptation starts from.
         signatures: From `signatures.declare`.
+        metadata: Settings to write into every file that can hold them.
 
     Returns:
         The functions, each with its input signature.
@@ -160,16 +168,16 @@ def build_graphs(
         return {"probabilities": predicted["probabilities"]}
 
     functions = {
-        body.__name__: tf.function(body, input_signature=specs(signatures[body.__name__]))
+        body.__name__: tf.function(body, input_signature=specs(signatures[body.__name__].inputs))
         for body in (features, initial_head, adapt, predict, adapt_and_predict)
     }
     weights = [variable.value for variable in backbone.variables]
-    return Graphs(functions, signatures, weights, head)
+    return Graphs(functions, signatures, weights, head, metadata)
 
 
-def specs(signature: Signature) -> list[tf.TensorSpec]:
+def specs(inputs: dict[str, Tensor]) -> list[tf.TensorSpec]:
     """What `tf.function` takes as the input signature; axes with a name are dynamic."""
     return [
         tf.TensorSpec([axis if isinstance(axis, int) else None for axis in axes], dtype, name)
-        for name, (dtype, axes) in signature.inputs.items()
+        for name, (dtype, axes) in inputs.items()
     ]

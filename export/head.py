@@ -1,68 +1,160 @@
-"""An adapted head on disk: the classes that a bundle has learned."""
+"""An adapted head on disk: the classes that a bundle has learned.
+
+A head keeps the features of its support images, D numbers each, which are all that adaptation ever
+sees of them. So classes are added and taken away long after the images are gone, and exactly: the
+head is fitted anew, and is the one that learning all its classes at once would have given. The
+features tell something of the images. Whoever gets the file gets them; a removed class's are gone.
+"""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from anil_tf.export.manifest import Manifest
+from anil_tf.export.runtime import Adaptation, BundleRuntime
+from anil_tf.export.signatures import Signature, Tensor, bind
 
 
 class Head(NamedTuple):
-    """A linear head and the names of its classes.
+    """A linear head, the names of its classes, and the rows that it was fitted to.
 
     Attributes:
         kernel: float32 `[D, N]`.
         bias: float32 `[N]`.
         names: N class names.
+        support_features: float32 `[M, D]`.
+        support_labels: int32 `[M]`, indices of names.
         backbone_sha256: Of the backbone whose features the head reads, as in the manifest.
     """
 
     kernel: np.ndarray
     bias: np.ndarray
     names: tuple[str, ...]
+    support_features: np.ndarray
+    support_labels: np.ndarray
     backbone_sha256: str
+
+    @property
+    def support(self) -> dict[str, np.ndarray]:
+        """Features `[shots, D]` of each class, by name."""
+        return {
+            name: self.support_features[self.support_labels == label]
+            for label, name in enumerate(self.names)
+        }
 
     def write(self, path: Path) -> None:
         """Write the head as an `.npz` file."""
+        arrays = self._asdict() | {"names": np.array(self.names, np.str_)}
         with path.open("wb") as file:
-            np.savez(
-                file,
-                kernel=self.kernel,
-                bias=self.bias,
-                names=np.array(self.names, np.str_),
-                backbone_sha256=np.array(self.backbone_sha256),
-            )
+            np.savez(file, **arrays)
+
+
+def fit_head(
+    runtime: BundleRuntime,
+    support: Mapping[str, np.ndarray],
+    learning_rate: float | None = None,
+    steps: int | None = None,
+) -> tuple[Head, Adaptation]:
+    """Fit the initial head to the features of some classes.
+
+    Args:
+        runtime: Of the bundle that the features come from.
+        support: float32 `[shots, D]` of each class, by name; the names are put in order.
+        learning_rate: The bundle's own by default.
+        steps: The bundle's own by default.
+
+    Raises:
+        ValueError: There are too few or too many classes, or adaptation diverges.
+    """
+    names = tuple(sorted(support))
+    kernel, bias = runtime.initial_head(len(names))
+    features = np.concatenate([support[name] for name in names])
+    labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(support[n]) for n in names])
+    rate = runtime.inner_lr if learning_rate is None else learning_rate
+    steps = runtime.inner_steps if steps is None else steps
+    adapted = runtime.adapt(features, labels, kernel, bias, rate, steps)
+    if not np.isfinite(adapted.final_loss) or not np.isfinite(adapted.kernel).all():
+        cause = (
+            "Lower the learning rate"
+            if np.isfinite(features).all()
+            else "The features of these images are not finite: the backbone is of no use"
+        )
+        raise ValueError(
+            f"Adaptation failed: the loss is {adapted.final_loss:.4g} after {steps} steps at "
+            f"learning rate {rate:.4g}. {cause}"
+        )
+    head = Head(
+        adapted.kernel, adapted.bias, names, features, labels, runtime.manifest.backbone_sha256
+    )
+    return head, adapted
 
 
 def read_head(path: Path, manifest: Manifest) -> Head:
     """Read a head for a bundle.
 
     Args:
-        path: Written by `Head.write`.
+        path: Written by `Head.write`. A head without support rows, as one made elsewhere may be,
+            comes back with none: it can predict and cannot grow.
         manifest: Of the bundle that is to use it.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not a head, or it belongs to another backbone.
+        ValueError: The file is not a head, is inconsistent, or belongs to another backbone.
     """
+    rows = {
+        "support_features": np.zeros((0, manifest.feature_size), np.float32),
+        "support_labels": np.zeros(0, np.int32),
+    }
     try:
         # Opened here, since np.load leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            head = Head(
-                arrays["kernel"],
-                arrays["bias"],
-                tuple(map(str, arrays["names"])),
-                str(arrays["backbone_sha256"]),
-            )
+            stored = rows | dict(arrays)
+        names = tuple(map(str, stored["names"]))
+        backbone = str(stored["backbone_sha256"])
+        kernel = stored["kernel"]
     except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a head written by `anil adapt`: {error}") from error
-    shape = (manifest.feature_size, len(head.names))
-    if head.backbone_sha256 != manifest.backbone_sha256 or head.kernel.shape != shape:
+    if backbone != manifest.backbone_sha256 or kernel.shape[:1] != (manifest.feature_size,):
         raise ValueError(
             f"{path} was made with another bundle: its head has kernel shape "
-            f"{head.kernel.shape} for another backbone than that of {manifest.name!r}. "
+            f"{kernel.shape} for another backbone than that of {manifest.name!r}. "
             "Run `anil adapt` with this bundle"
         )
-    return head
+    try:
+        return _check(stored, names, backbone, manifest)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _check(
+    stored: dict[str, np.ndarray], names: tuple[str, ...], backbone: str, manifest: Manifest
+) -> Head:
+    ways, size = len(names), manifest.feature_size
+    arrays = bind(
+        Signature(
+            {
+                "kernel": Tensor("float32", (size, ways)),
+                "bias": Tensor("float32", (ways,)),
+                "support_features": Tensor("float32", ("rows", size)),
+                "support_labels": Tensor("int32", ("rows",)),
+            },
+            {},
+        ),
+        stored,
+    )
+    labels = arrays["support_labels"]
+    if len(set(names)) < max(2, ways):
+        raise ValueError(f"it must name two classes or more, each once. Received: {list(names)}")
+    if manifest.head_init == "per_class" and ways > manifest.ways:
+        raise ValueError(f"this bundle has at most {manifest.ways} classes. Received: {ways}")
+    for name in ("kernel", "bias", "support_features"):
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} has values that are not finite")
+    if len(labels) and not (labels.min() >= 0 and labels.max() < ways):
+        raise ValueError(
+            f"support_labels must lie in 0..{ways - 1}. Received: {labels.min()}..{labels.max()}"
+        )
+    return Head(**arrays, names=names, backbone_sha256=backbone)

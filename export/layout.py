@@ -3,6 +3,7 @@
 MANIFEST = "manifest.json"
 MODEL_CARD = "README.md"
 VERIFICATION = "verification.npz"
+ADAPT_SCRIPT = "adapt.py"
 
 # TensorFlow Serving watches `saved_model/`; its subfolders are versions.
 SAVED_MODEL = "saved_model/1"
@@ -15,8 +16,13 @@ ONNX = {
     "adapt": "onnx/adapt.onnx",
     "predict": "onnx/predict.onnx",
 }
+# `features` with convolutions in 8-bit integers.
+ONNX_INT8 = "onnx/backbone_int8.onnx"
 
 # The same signatures in one file each: of any size, of fixed shapes, with 8-bit convolutions.
 LITERT = "litert/model.tflite"
 LITERT_STATIC = "litert/model_static.tflite"
 LITERT_INT8 = "litert/model_int8.tflite"
+
+# A file that holds its head; only if asked for.
+LITERT_TRAINER = "litert/trainer.tflite"

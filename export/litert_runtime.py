@@ -97,9 +97,6 @@ class LitertStaticRuntime(LitertRuntime):
         if signature == "initial_head":
             sizes["ways"] = int(inputs["ways"])
         self._check(sizes)
-        if signature == "adapt":  # the file would take such a label for one of its unused columns
-            labels = inputs["labels"]
-            inputs = inputs | {"labels": np.where(labels < sizes["ways"], labels, NO_CLASS_LABEL)}
 
         padded = {
             name: self._pad(inputs[name], tensor.axes, PADDING.get(name, 0))
@@ -127,8 +124,8 @@ class LitertStaticRuntime(LitertRuntime):
             size, held = sizes.get(axis, self._held[axis]), self._held[axis]
             if size > held or (axis == "features" and size != held):
                 raise ValueError(
-                    f"{self._file.name} holds {held} {axis}. Received: {size}. "
-                    "model.tflite takes any number"
+                    f"{self._file.name} has room for {held} {axis}. Received: {size}. "
+                    "The litert runtime takes any number"
                 )
 
     def _pad(self, array: np.ndarray, axes: tuple[int | str, ...], value: float) -> np.ndarray:

@@ -67,6 +67,7 @@ class Manifest(pydantic.BaseModel):
     image_dtype: Literal["uint8", "float32"]
     feature_size: int
     ways: int
+    shots: int
     head_init: Literal["per_class", "shared"]
     inner_lr: float
     inner_steps: int
@@ -84,6 +85,17 @@ class Manifest(pydantic.BaseModel):
     def write(self, bundle: Path) -> None:
         """Write `manifest.json` into a bundle's folder."""
         write_json(bundle / layout.MANIFEST, self.model_dump(mode="json"))
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What a single file says of itself, apart from its bundle."""
+        keys = (
+            "ways", "shots", "head_init", "inner_lr", "inner_steps", "feature_size",
+            "backbone_sha256",
+        )  # fmt: skip
+        return {key: str(getattr(self, key)) for key in keys} | {
+            "anil-tf": self.versions["anil-tf"]
+        }
 
     @property
     def formats(self) -> list[str]:

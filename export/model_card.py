@@ -1,5 +1,6 @@
 """The README of a bundle: a model card (Mitchell et al. 2019, https://arxiv.org/abs/1810.03993)."""
 
+from anil_tf.export import layout
 from anil_tf.export.manifest import Manifest
 
 _TEMPLATE = """\
@@ -14,6 +15,9 @@ linear head is fitted to those features by a few steps of gradient descent (ANIL
 
     anil adapt THIS_FOLDER --support DIR --output head.npz     # DIR/class-name/*.png
     anil predict THIS_FOLDER --head head.npz IMAGE...
+{script}
+`--from head.npz` adds the classes of DIR to a head and `--remove NAME` takes one away, without the
+images that it was learned from: a head keeps their features, which tell something of the images.
 
 | | |
 |---|---|
@@ -50,6 +54,13 @@ the bound is what the last bit of its inputs decides.
 To be stated by whoever publishes this bundle; the licence of the training data applies too.
 """
 
+_SCRIPT = """
+Without anil-tf, by a script that lies beside this file (`pip install numpy onnxruntime pillow`):
+
+    python adapt.py learn DIR --output head.npz
+    python adapt.py classify --head head.npz IMAGE...
+"""
+
 
 def write_model_card(manifest: Manifest) -> str:
     """The text of a bundle's README.md."""
@@ -64,6 +75,7 @@ def write_model_card(manifest: Manifest) -> str:
         inner_steps=manifest.inner_steps,
         inner_lr=manifest.inner_lr,
         formats=", ".join(manifest.formats),
+        script=_SCRIPT if layout.ADAPT_SCRIPT in manifest.files else "",
         padding="; `adapt_and_predict` has as many classes as the largest label says" * shared,
         data="\n".join(f"- {key}: {value}" for key, value in manifest.data.items()),
         accuracy=_accuracy(manifest),

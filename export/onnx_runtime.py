@@ -1,12 +1,14 @@
 """A bundle on ONNX Runtime. Needs neither TensorFlow nor Keras."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from anil_tf.export import layout
 from anil_tf.export.runtime import BundleRuntime
+from anil_tf.export.signatures import Signature, Tensor
 
 
 class OnnxRuntime(BundleRuntime):
@@ -25,18 +27,46 @@ class OnnxRuntime(BundleRuntime):
     """
 
     name = "onnx"
+    files = layout.ONNX
 
     def __init__(self, bundle: str | Path) -> None:
         super().__init__(bundle)
-        self.signatures = {name: self.signatures[name] for name in layout.ONNX}
-        self._sessions = {
-            signature: onnxruntime.InferenceSession(
-                str(self.bundle / file), providers=["CPUExecutionProvider"]
-            )
-            for signature, file in layout.ONNX.items()
-        }
+        self.signatures = {name: self.signatures[name] for name in self.files}
+        self._sessions = {name: self._open(name, file) for name, file in self.files.items()}
+
+    def _open(self, signature: str, file: str) -> onnxruntime.InferenceSession:
+        session = onnxruntime.InferenceSession(
+            str(self.bundle / file), providers=["CPUExecutionProvider"]
+        )
+        found = session.get_modelmeta().custom_metadata_map
+        for key, value in self.manifest.metadata.items():
+            if found.get(key) != value:
+                raise ValueError(
+                    f"{self.bundle}: the manifest does not fit {file}, which was made with "
+                    f"{key} = {found.get(key)}. Received: {key} = {value}"
+                )
+        self.check_signature(
+            signature, Signature(_describe(session.get_inputs()), _describe(session.get_outputs()))
+        )
+        return session
 
     def _run(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         session = self._sessions[signature]
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+class OnnxInt8Runtime(OnnxRuntime):
+    """`OnnxRuntime` with the backbone whose convolutions are in 8-bit integers."""
+
+    name = "onnx_int8"
+    precision = "int8"
+    files = {**layout.ONNX, "features": layout.ONNX_INT8}
+
+
+def _describe(values: list[Any]) -> dict[str, Tensor]:
+    dtypes = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(uint8)": "uint8"}
+    return {
+        value.name: Tensor(dtypes.get(value.type, value.type), tuple(value.shape))
+        for value in values
+    }

@@ -11,7 +11,7 @@ import numpy as np
 
 from anil_tf.export import layout
 from anil_tf.export.manifest import Manifest, read_manifest
-from anil_tf.export.signatures import bind, declare
+from anil_tf.export.signatures import Signature, bind, compare, declare
 
 
 class Adaptation(NamedTuple):
@@ -61,6 +61,8 @@ class Runtime(Protocol):
 class BundleRuntime(abc.ABC):
     """A `Runtime` on a bundle's signatures; a format has only to run one of them by name.
 
+    `precision` is of the backbone: `"float32"`, or `"int8"` where its convolutions are quantized.
+
     Args:
         bundle: Folder of the bundle, whose files are checked against its manifest.
 
@@ -82,6 +84,17 @@ class BundleRuntime(abc.ABC):
         self.signatures = declare(
             self.manifest.image_shape, self.manifest.image_dtype, self.manifest.feature_size
         )
+
+    def check_signature(self, name: str, found: Signature) -> None:
+        """Refuse a graph that is not what the manifest says; each format calls it as it opens.
+
+        Raises:
+            ValueError: A name, a dtype or a fixed size differs.
+        """
+        if difference := compare(self.signatures[name], found):
+            raise ValueError(
+                f"{self.bundle}: the manifest does not fit the graph of {name}: {difference}"
+            )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -209,6 +222,21 @@ RUNTIMES = {
         tuple(layout.ONNX.values()),
         "pip install onnxruntime",
     ),
+    "onnx_int8": Entry(
+        "anil_tf.export.onnx_runtime:OnnxInt8Runtime",
+        (
+            layout.ONNX_INT8,
+            layout.ONNX["initial_head"],
+            layout.ONNX["adapt"],
+            layout.ONNX["predict"],
+        ),
+        "pip install onnxruntime",
+    ),
+    "onnx_reference": Entry(
+        "anil_tf.export.onnx_reference:OnnxReferenceRuntime",
+        (layout.ONNX["adapt"],),
+        "pip install onnx",
+    ),
     "litert": Entry(
         "anil_tf.export.litert_runtime:LitertRuntime",
         (layout.LITERT,),
@@ -256,8 +284,7 @@ def open_bundle(bundle: str | Path, runtime: str = "onnx") -> BundleRuntime:
     Args:
         bundle: Folder of the bundle.
         runtime: A name of `RUNTIMES`: `"onnx"` (ONNX Runtime, without TensorFlow), `"saved_model"`
-            (a TensorFlow session, as TensorFlow Serving loads it), `"onnx_web_node"`,
-            `"onnx_web_chromium"` (onnxruntime-web).
+            (a TensorFlow session, as TensorFlow Serving loads it), `"litert"`, ...
 
     Raises:
         ImportError: The runtime is not installed.

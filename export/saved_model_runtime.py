@@ -1,12 +1,14 @@
 """A bundle's SavedModel in a TensorFlow session, as TensorFlow Serving loads it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from anil_tf.export import layout
 from anil_tf.export.runtime import BundleRuntime
+from anil_tf.export.signatures import Signature, Tensor
 
 
 class SavedModelRuntime(BundleRuntime):
@@ -31,9 +33,24 @@ class SavedModelRuntime(BundleRuntime):
         finally:
             logger.setLevel(level)
         self._signatures = meta_graph.signature_def
+        for name in self.signatures:
+            definition = self._signatures[name]
+            self.check_signature(
+                name, Signature(_describe(definition.inputs), _describe(definition.outputs))
+            )
 
     def _run(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         definition = self._signatures[signature]
         fetches = {name: tensor.name for name, tensor in definition.outputs.items()}
         feeds = {definition.inputs[name].name: value for name, value in inputs.items()}
         return self._session.run(fetches, feeds)
+
+
+def _describe(tensors: Any) -> dict[str, Tensor]:
+    return {
+        name: Tensor(
+            tf.as_dtype(tensor.dtype).name,
+            tuple("?" if axis.size < 0 else axis.size for axis in tensor.tensor_shape.dim),
+        )
+        for name, tensor in tensors.items()
+    }

@@ -97,6 +97,24 @@ def declare(
     }
 
 
+def compare(declared: Signature, found: Signature) -> str:
+    """What a graph's tensors have that the declared ones have not; empty if they agree.
+
+    A size that either leaves open does not matter.
+    """
+    for expected, actual in zip(declared, found, strict=True):
+        if set(expected) != set(actual):
+            return f"it has {sorted(actual)} instead of {sorted(expected)}"
+        for name, tensor in expected.items():
+            dtype, axes = actual[name]
+            fits = dtype == tensor.dtype and len(axes) == len(tensor.axes)
+            for sizes in zip(axes, tensor.axes, strict=False):
+                fits = fits and len({size for size in sizes if isinstance(size, int)}) < 2
+            if not fits:
+                return f"{name} is {actual[name]} in the graph and {tensor} by the manifest"
+    return ""
+
+
 def bind(signature: Signature, values: dict[str, Any]) -> dict[str, np.ndarray]:
     """Values for a signature's inputs, as arrays of its dtypes.
 

@@ -121,7 +121,7 @@ def evaluate_path(
         overrides: Values of the recipe's evaluation table to replace.
         split: Whose classes to draw from.
         seed: Of the episodes; the recipe's by default.
-        runtime: `"keras"` for a run; `"onnx"`, `"saved_model"` for a bundle.
+        runtime: `"keras"` for a run; `"onnx"`, `"onnx_int8"`, `"saved_model"` for a bundle.
 
     Returns:
         The figures of `evaluate_episodes`, `norm`, `split` and `seed`. A run's evaluation on its

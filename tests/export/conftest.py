@@ -39,6 +39,7 @@ def make_run(
         "name": "tiny",
         "seed": 7,
         "data": {"source": "noise", "image_shape": list(IMAGE_SHAPE)},
+        "training": {"shots": 2},
         "evaluation": {"episodes": 10},
     }
     (folder / "recipe.toml").write_text(tomli_w.dumps(recipe))
@@ -62,7 +63,7 @@ def bundle(run: Path) -> Path:
     """Its bundle, in every format. Not to be changed."""
     from anil_tf.export.bundle import export_bundle
 
-    export_bundle(run, run.parent / "bundle")
+    export_bundle(run, run.parent / "bundle", int8=True)
     return run.parent / "bundle"
 
 

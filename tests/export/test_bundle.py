@@ -32,6 +32,7 @@ def test_the_manifest_says_what_the_model_is(bundle):
     assert (manifest.name, manifest.seed) == ("tiny", 7)
     assert (manifest.image_shape, manifest.image_dtype) == ((28, 28, 1), "uint8")
     assert (manifest.feature_size, manifest.ways, manifest.head_init) == (64, 5, "shared")
+    assert manifest.shots == 2
     assert manifest.inner_lr == pytest.approx(0.05) and manifest.inner_steps == 5
     assert (manifest.norm, manifest.loss) == ("batch", "cross_entropy")
     assert manifest.data["source"] == "noise" and manifest.evaluation == {"episodes": 10}
@@ -64,7 +65,20 @@ def test_a_bundle_without_evaluation_says_so(bundle):
 def test_only_the_targets_asked_for_are_written(run, tmp_path):
     manifest = export_bundle(run, tmp_path / "bundle", ["onnx"])
     assert manifest.formats == ["onnx"]
-    assert {parity.runtime for parity in manifest.parity} == {"onnx"}
+    assert {parity.runtime for parity in manifest.parity} == {"onnx", "onnx_reference"}
+
+
+@pytest.mark.parametrize("target", ["onnx", "saved_model"])
+def test_the_script_comes_with_onnx_and_the_model_card_shows_it(run, tmp_path, target):
+    export_bundle(run, tmp_path / "bundle", [target])
+    card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+    assert (tmp_path / "bundle" / "adapt.py").is_file() == (target == "onnx")
+    assert ("python adapt.py learn" in card) == (target == "onnx")
+
+
+def test_int8_needs_a_target_that_has_it(run, tmp_path):
+    with pytest.raises(ValueError, match=r"int8 needs one of the targets .*'saved_model'"):
+        export_bundle(run, tmp_path / "bundle", ["saved_model"], int8=True)
 
 
 def test_data_other_than_images_is_exported_in_float32(run_copy, tmp_path):

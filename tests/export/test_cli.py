@@ -48,9 +48,12 @@ def assert_refused(result, *fragments):
 
 def test_export_writes_a_bundle_and_its_figures(run, tmp_path):
     figures = tmp_path / "figures.json"
-    result = anil("export", run, "--output", tmp_path / "b", "--targets", "onnx", "--json", figures)
+    result = anil(
+        "export", run, "--output", tmp_path / "b", "--targets", "onnx", "--int8", "--json", figures
+    )
     assert result.exit_code == 0, result.output
     assert (tmp_path / "b" / "manifest.json").is_file()
+    assert (tmp_path / "b" / "onnx" / "backbone_int8.onnx").is_file()
     assert json.loads(figures.read_text())["parity"]
 
 
@@ -98,6 +101,90 @@ def test_adapt_reports_classes_counts_and_losses(bundle, pictures, tmp_path):
     assert written["classes"] == {"dark": 3, "grey": 3, "light": 3}
     assert written["rows_used"] == 9
     assert written["final_loss"] < written["initial_loss"]
+
+
+@pytest.fixture
+def folders(pictures, tmp_path):
+    """The classes in two folders: `dark` and `grey`, then `light`."""
+    shutil.copytree(pictures, tmp_path / "two", ignore=shutil.ignore_patterns("light"))
+    shutil.copytree(pictures / "light", tmp_path / "third" / "light")
+    return tmp_path / "two", tmp_path / "third"
+
+
+def read(path):
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def assert_same_head(path, other):
+    ours, theirs = read(path), read(other)
+    assert ours.keys() == theirs.keys()
+    assert ours["names"].tolist() == theirs["names"].tolist()
+    for name in ("kernel", "bias", "support_features", "support_labels"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-6)
+
+
+def test_a_class_added_later_is_as_if_learned_at_once(bundle, pictures, folders, tmp_path):
+    two, third = folders
+    first, grown, once = (tmp_path / f"{name}.npz" for name in ("first", "grown", "once"))
+    assert anil("adapt", bundle, "--support", two, "--output", first).exit_code == 0
+    shutil.rmtree(two)  # the images of the first classes are gone
+    result = anil("adapt", bundle, "--from", first, "--support", third, "--output", grown)
+    assert result.exit_code == 0, result.output
+    assert [line.split(":")[0] for line in result.stdout.splitlines()[:3]] == [
+        "dark",
+        "grey",
+        "light",
+    ]
+    assert anil("adapt", bundle, "--support", pictures, "--output", once).exit_code == 0
+    assert_same_head(grown, once)
+
+
+def test_a_class_in_both_is_learned_from_its_new_images(bundle, pictures, head, tmp_path):
+    shutil.copytree(pictures / "light", tmp_path / "new" / "dark")
+    grown = tmp_path / "grown.npz"
+    result = anil("adapt", bundle, "--from", head, "--support", tmp_path / "new", "--output", grown)
+    assert result.exit_code == 0, result.output
+    before, after = read(head), read(grown)
+    assert after["names"].tolist() == before["names"].tolist() == ["dark", "grey", "light"]
+    rows = {name: after["support_features"][after["support_labels"] == name] for name in range(3)}
+    np.testing.assert_allclose(rows[0], rows[2], atol=1e-5)
+
+
+def test_a_class_is_forgotten_without_a_trace(bundle, pictures, folders, tmp_path):
+    full, rest, two = (tmp_path / f"{name}.npz" for name in ("full", "rest", "two"))
+    assert anil("adapt", bundle, "--support", pictures, "--output", full).exit_code == 0
+    result = anil("adapt", bundle, "--from", full, "--remove", "light", "--output", rest)
+    assert result.exit_code == 0, result.output
+    assert anil("adapt", bundle, "--support", folders[0], "--output", two).exit_code == 0
+    assert_same_head(rest, two)
+
+
+def test_what_cannot_be_added_or_removed_is_refused(bundle, pictures, head, tmp_path):
+    def adapt(*options):
+        return anil("adapt", bundle, "--output", tmp_path / "out.npz", *options)
+
+    assert_refused(adapt(), "--support DIR")
+    assert_refused(adapt("--from", head), "--support DIR")
+    assert_refused(adapt("--support", pictures, "--remove", "dark"), "--from HEAD")
+    assert_refused(adapt("--from", head, "--remove", "red"), "no class 'red'", "'dark', 'grey'")
+    without = {**read(head)}
+    del without["support_features"], without["support_labels"]
+    np.savez(tmp_path / "bare.npz", **without)
+    refused = adapt("--from", tmp_path / "bare.npz", "--support", pictures)
+    assert_refused(refused, "bare.npz", "keeps no features of 'dark'")
+    two = ["--remove", "dark", "--remove", "grey"]
+    assert_refused(adapt("--from", head, *two), "ways must be at least 2")
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_a_rate_that_diverges_is_refused(bundle, pictures, tmp_path):
+    output = tmp_path / "head.npz"
+    result = anil(
+        "adapt", bundle, "--support", pictures, "--output", output, "--learning-rate", "3e38"
+    )
+    assert_refused(result, "the loss is nan", "Lower the learning rate")
+    assert not output.exists()
 
 
 def test_adapt_and_predict_run_without_tensorflow(bundle, pictures, tmp_path):
