@@ -23,7 +23,7 @@ test: lint web
 
 # The packages of the browser's and Node's tests.
 web:
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(WEB); \
+	@if command -v npm >/dev/null; then $(MAKE) --silent $(WEB); \
 	else echo "There is no npm: the tests of the browser and of Node are skipped."; fi
 
 $(WEB): examples/browser/package-lock.json

@@ -9,7 +9,8 @@ const find = (selector, parent = document) => parent.querySelector(selector);
 const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
 
 let model, paper;
-let head = null; // what was learned, until an example or a class changes
+let changes = 0; // of the examples and classes
+let head = null; // what was learned, until the next of these changes
 let classes = []; // { row, examples: [{ pixels, thumbnail }] }, in the order of the rows
 
 async function start() {
@@ -18,9 +19,11 @@ async function start() {
   try {
     model = await FewShot.open(ort, readFromWeb(address.endsWith("/") ? address : `${address}/`));
   } catch (error) {
-    const advice = "Copy or link an exported bundle there, or name another with ?bundle=FOLDER.";
-    complain(`No bundle could be opened at “${address}” beside this page. ${advice} (${error.message})`);
-    find("#status").textContent = "No model";
+    find("main").hidden = true;
+    complain(
+      `No bundle could be opened at “${address}” beside this page. Copy or link an exported ` +
+        `bundle there, or name another with ?bundle=FOLDER. (${error.message})`,
+    );
     return;
   }
   const { name, image_shape: shape } = model.manifest;
@@ -30,6 +33,7 @@ async function start() {
   paper = new Paper(find("#paper"), shape, paperChanged);
   addClass();
   addClass();
+  find("main").inert = false;
 
   find("#undo").onclick = () => paper.undo();
   find("#clear").onclick = () => paper.clear();
@@ -120,6 +124,7 @@ async function readPhotos(input) {
 }
 
 function examplesChanged() {
+  changes += 1;
   head = null;
   refresh();
 }
@@ -156,18 +161,16 @@ function refresh() {
 }
 
 async function learn() {
-  const examples = classes.flatMap((each, label) => each.examples.map(({ pixels }) => [pixels, label]));
+  const images = classes.flatMap((each) => each.examples.map(({ pixels }) => pixels));
+  const labels = classes.flatMap((each, label) => each.examples.map(() => label));
   const begun = performance.now();
-  find("#learn").disabled = true;
-  const learned = await model.learn(
-    examples.map(([pixels]) => pixels),
-    examples.map(([, label]) => label),
-  );
+  const revision = changes;
+  const learned = await model.learn(images, labels);
+  if (revision !== changes) return; // an example was added or removed meanwhile
   head = learned;
-  find("#learn").disabled = false;
   find("#status").textContent =
     `Learned ${classes.length} classes from ` +
-    `${plural(examples.length, "example")} in ${Math.ceil(performance.now() - begun)} ms.`;
+    `${plural(images.length, "example")} in ${Math.ceil(performance.now() - begun)} ms.`;
   predict();
 }
 

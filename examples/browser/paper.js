@@ -61,9 +61,13 @@ export class Paper {
       this.#strokes.push(stroke);
       extend(event);
     });
-    this.canvas.addEventListener("pointermove", (event) => stroke && event.isPrimary && extend(event));
+    this.canvas.addEventListener("pointermove", (event) => {
+      if (stroke && event.isPrimary) extend(event);
+    });
     for (const end of ["pointerup", "pointercancel"]) {
-      this.canvas.addEventListener(end, (event) => event.isPrimary && (stroke = null));
+      this.canvas.addEventListener(end, (event) => {
+        if (event.isPrimary) stroke = null;
+      });
     }
   }
 

@@ -1,12 +1,12 @@
 /**
  * Runs a bundle on a web runtime for `web_runtime.py`: a line of JSON in, a line of JSON out.
  *
- *     node runner.mjs '{"engine": "onnx" | "litert", "bundle": ..., "roots": [...], "chromium": ...}'
+ *     node runner.mjs '{"engine": "onnx", "bundle": "...", "roots": ["..."], "chromium": null}'
  *
- * With `chromium`, the path of a browser, the engine runs in a page of it. Packages of npm are
- * found as Node finds them from each of the folders `roots`. The first line out is `{ ready }`, then
- * there is one for each request as engines.mjs has them; either may be `{ error }`. Ends with its
- * input.
+ * The engine is "onnx" or "litert". With `chromium`, the path of a browser, it runs in a page of
+ * it. Packages of npm are found as Node finds them from each of the folders `roots`. The first line
+ * out is `{ ready }`, then there is one for each request as engines.mjs has them; either may be
+ * `{ error }`. Ends with its input.
  */
 
 import { existsSync, readFileSync } from "node:fs";
@@ -52,7 +52,7 @@ async function openInPage() {
   const playwright = await import(pathToFileURL(join(findPackage("playwright-core"), "index.mjs")));
   const folders = { bundle, web: fileURLToPath(new URL(".", import.meta.url)) };
   for (const [place, name] of Object.entries(PACKAGES[engine])) folders[place] = findPackage(name);
-  const browser = await playwright.chromium.launch({
+  browser = await playwright.chromium.launch({
     executablePath: chromium,
     args: ["--disable-gpu", "--disable-quic"],
   });
@@ -68,14 +68,20 @@ function serve(route, folders) {
   const [place, ...rest] = pathname.slice(1).split("/");
   if (origin !== ORIGIN) return route.abort();
   if (!place) return route.fulfill({ headers: HEADERS, contentType: "text/html", body: PAGE });
-  const contentType = pathname.endsWith(".wasm") ? "application/wasm" : "text/javascript";
-  return route.fulfill({ contentType, body: readFileSync(join(folders[place], ...rest)) });
+  const file = join(folders[place] ?? "", ...rest);
+  if (!(place in folders && existsSync(file))) return route.fulfill({ status: 404 });
+  const contentType = file.endsWith(".wasm") ? "application/wasm" : "text/javascript";
+  return route.fulfill({ contentType, body: readFileSync(file) });
 }
 
 /** In the page. */
 async function openEngine(engine) {
   const engines = await import("/web/engines.mjs");
-  const read = async (file) => new Uint8Array(await (await fetch(`/bundle/${file}`)).arrayBuffer());
+  const read = async (file) => {
+    const response = await fetch(`/bundle/${file}`);
+    if (!response.ok) throw new Error(`the bundle has no ${file}`);
+    return new Uint8Array(await response.arrayBuffer());
+  };
   if (engine === "onnx") {
     window.answer = engines.openOnnx(await import("/ort/dist/ort.wasm.bundle.min.mjs"), read);
   } else {
@@ -89,19 +95,15 @@ function write(answer) {
   process.stdout.write(`${JSON.stringify(answer)}\n`);
 }
 
-let answer;
+let browser;
 try {
-  answer = await (chromium ? openInPage() : openInNode());
+  const answer = await (chromium ? openInPage() : openInNode());
   write({ ready: true });
+  for await (const line of createInterface({ input: process.stdin })) {
+    write(await answer(JSON.parse(line)).catch(({ message }) => ({ error: message })));
+  }
 } catch (error) {
   write({ error: error.message });
-  process.exit(1);
+} finally {
+  await browser?.close();
 }
-for await (const line of createInterface({ input: process.stdin })) {
-  try {
-    write(await answer(JSON.parse(line)));
-  } catch (error) {
-    write({ error: String(error.message ?? error) });
-  }
-}
-process.exit();

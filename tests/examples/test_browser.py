@@ -72,4 +72,4 @@ def test_photos_are_examples_too(drive, tmp_path):
 def test_a_page_without_a_bundle_says_so(drive, query):
     seen = drive("problem", query)
     assert "No bundle could be opened" in seen["problem"]
-    assert not seen["learnable"]
+    assert not seen["usable"]

@@ -99,3 +99,12 @@ def test_tensors_of_every_dtype_and_shape_arrive_as_they_are(runtime):
         returned = web_runtime._decode(web_runtime._encode(array))
         assert returned.dtype == array.dtype
         np.testing.assert_array_equal(returned, array)
+
+
+def test_a_page_reads_nothing_but_the_bundle(bundle):
+    try:
+        process = open_bundle(bundle, "onnx_web_chromium")._process
+    except ImportError as error:
+        pytest.skip(str(error))
+    with pytest.raises(ChildProcessError, match="the bundle has no ../../etc/hostname"):
+        process.run("../../etc/hostname", "features", {})
