@@ -1,6 +1,14 @@
 """The README of a bundle: a model card (Mitchell et al. 2019, https://arxiv.org/abs/1810.03993)."""
 
+from anil_tf.export import layout
 from anil_tf.export.manifest import Manifest
+from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL
+
+_STATIC = f"""
+`{layout.LITERT_STATIC}` has fixed shapes, with room for as many rows and classes as its inputs
+show. Fill up rows with label {NO_CLASS_LABEL}, and classes with kernel 0 and bias
+{NO_CLASS_BIAS:g}, as its `initial_head` does.
+"""
 
 _TEMPLATE = """\
 # {name}
@@ -26,7 +34,7 @@ linear head is fitted to those features by a few steps of gradient descent (ANIL
 format: `features`, `initial_head`, `adapt` and `predict`; a SavedModel also has
 `adapt_and_predict`, which is all of them in one call. A label outside `0..N-1` marks a padding row,
 which is left out{padding}.
-
+{static}
 ## Data
 
 {data}
@@ -64,6 +72,7 @@ def write_model_card(manifest: Manifest) -> str:
         inner_steps=manifest.inner_steps,
         inner_lr=manifest.inner_lr,
         formats=", ".join(manifest.formats),
+        static=_STATIC * (layout.LITERT_STATIC in manifest.files),
         padding="; `adapt_and_predict` has as many classes as the largest label says" * shared,
         data="\n".join(f"- {key}: {value}" for key, value in manifest.data.items()),
         accuracy=_accuracy(manifest),
