@@ -127,7 +127,7 @@ def build_graphs(
     backbone: keras.Model,
     head: InitialHead,
     signatures: dict[str, Signature],
-    metadata: dict[str, str],
+    metadata: dict[str, str] | None = None,
 ) -> Graphs:
     """The functions of a bundle: named tensors in, a dict of named tensors out.
 
@@ -172,7 +172,7 @@ def build_graphs(
         for body in (features, initial_head, adapt, predict, adapt_and_predict)
     }
     weights = [variable.value for variable in backbone.variables]
-    return Graphs(functions, signatures, weights, head, metadata)
+    return Graphs(functions, signatures, weights, head, metadata or {})
 
 
 def specs(inputs: dict[str, Tensor]) -> list[tf.TensorSpec]:

@@ -2,6 +2,13 @@
 
 from anil_tf.export import layout
 from anil_tf.export.manifest import Manifest
+from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL
+
+_STATIC = f"""
+`{layout.LITERT_STATIC}` has fixed shapes, with room for as many rows and classes as its inputs
+show. Fill up rows with label {NO_CLASS_LABEL}, and classes with kernel 0 and bias
+{NO_CLASS_BIAS:g}, as its `initial_head` does.
+"""
 
 _TEMPLATE = """\
 # {name}
@@ -30,7 +37,7 @@ images that it was learned from: a head keeps their features, which tell somethi
 format: `features`, `initial_head`, `adapt` and `predict`; a SavedModel also has
 `adapt_and_predict`, which is all of them in one call. A label outside `0..N-1` marks a padding row,
 which is left out{padding}.
-
+{static}
 ## Data
 
 {data}
@@ -75,7 +82,8 @@ def write_model_card(manifest: Manifest) -> str:
         inner_steps=manifest.inner_steps,
         inner_lr=manifest.inner_lr,
         formats=", ".join(manifest.formats),
-        script=_SCRIPT if layout.ADAPT_SCRIPT in manifest.files else "",
+        script=_SCRIPT * (layout.ADAPT_SCRIPT in manifest.files),
+        static=_STATIC * (layout.LITERT_STATIC in manifest.files),
         padding="; `adapt_and_predict` has as many classes as the largest label says" * shared,
         data="\n".join(f"- {key}: {value}" for key, value in manifest.data.items()),
         accuracy=_accuracy(manifest),

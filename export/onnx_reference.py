@@ -8,9 +8,20 @@ from pathlib import Path
 
 import numpy as np
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from anil_tf.export import layout
 from anil_tf.export.runtime import BundleRuntime
+
+
+class LogSoftmax(OpRun):
+    """The package's own takes the logarithm of a softmax, which is minus infinity where it is 0."""
+
+    op_domain = ""
+
+    def _run(self, logits: np.ndarray, axis: int) -> tuple[np.ndarray]:
+        shifted = logits - logits.max(axis=axis, keepdims=True)
+        return (shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True)),)
 
 
 class OnnxReferenceRuntime(BundleRuntime):
@@ -21,7 +32,9 @@ class OnnxReferenceRuntime(BundleRuntime):
     def __init__(self, bundle: str | Path) -> None:
         super().__init__(bundle)
         self.signatures = {"adapt": self.signatures["adapt"]}
-        self._evaluator = ReferenceEvaluator(str(self.bundle / layout.ONNX["adapt"]))
+        self._evaluator = ReferenceEvaluator(
+            str(self.bundle / layout.ONNX["adapt"]), new_ops=[LogSoftmax]
+        )
 
     def _run(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         outputs = self._evaluator.run(None, inputs)

@@ -312,3 +312,8 @@ def test_a_head_that_does_not_fit_is_refused_and_the_old_one_kept(trainer, size,
 def test_the_trainer_computes_the_features_of_the_bundle(trainer, bundle, images):
     expected = open_bundle(bundle, "litert").features(images)
     np.testing.assert_array_equal(trainer["features"](image=images)["features"], expected)
+
+
+def test_the_model_card_says_how_to_fill_up_the_static_file(bundle):
+    card = (bundle / layout.MODEL_CARD).read_text(encoding="utf-8")
+    assert "label -1" in card and "bias\n-1e+30" in card

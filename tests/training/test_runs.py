@@ -191,9 +191,11 @@ def test_a_bundle_scores_as_its_run_on_the_same_episodes(run, tree, tmp_path):
             ("keras", run),
             ("onnx", tmp_path / "bundle"),
             ("saved_model", tmp_path / "bundle"),
+            ("litert", tmp_path / "bundle"),
+            ("litert_static", tmp_path / "bundle"),
         )
     }
-    for runtime in ("onnx", "saved_model"):
+    for runtime in figures.keys() - {"keras"}:
         assert figures[runtime]["accuracy"] == pytest.approx(figures["keras"]["accuracy"], abs=1e-3)
         assert figures[runtime]["seed"] == figures["keras"]["seed"]
 
