@@ -7,7 +7,7 @@ Two forms of the same computation (Raghu et al. 2020, section 4.1; Finn et al. 2
   of the support features X, so it is enough to follow the logits S = X w + b and the coefficients
   A of that span, with G = X X' + 1 (the 1 is the bias):
 
-      repeat k times:   R = dL/dS;   S <- S - rate G R;   A <- A - rate R
+      repeat k times:   R = dL/dS;   A <- A - rate R;   S <- X w_0 + b_0 + G A
       w_k = w_0 + X' A,   b_k = b_0 + 1' A
 
   It is exact, a step costs O(M^2 N) whatever the feature size, and it takes the gradient of the
@@ -84,12 +84,13 @@ def gram_loop(
     Returns:
         The adapted logits and the coefficients A, both `[..., M, N]`.
     """
+    initial_logits, coefficients = logits, tf.zeros_like(logits)
 
     def step(logits: tf.Tensor, coefficients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        update = learning_rate * residual(logits)
-        return logits - tf.matmul(gram, update), coefficients - update
+        coefficients -= learning_rate * residual(logits)
+        # From all of A, not from its change: the next step then corrects what rounding does to A.
+        return initial_logits + tf.matmul(gram, coefficients), coefficients
 
-    coefficients = tf.zeros_like(logits)
     if isinstance(steps, int):
         for _ in range(steps):
             logits, coefficients = step(logits, coefficients)

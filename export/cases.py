@@ -80,18 +80,20 @@ def list_cases(verification: Verification, rate: float, steps: int) -> Iterator[
         # Adaptation itself is judged apart from the features: from the same float32 ones.
         rows = support.astype(np.float32)
         for count in (steps, LONG * steps, 0):
-            yield _adapt(f"adapt, {count} steps", rows, labels, head, rate, count)
+            yield adapt_case(f"adapt, {count} steps", rows, labels, head, rate, count)
         padded_rows = np.pad(rows, [(0, 2), (0, 0)], constant_values=np.nan)
         padded_labels = np.append(labels, [-1, v.bias.size])
-        yield _adapt("adapt, padding rows", padded_rows, padded_labels, head, rate, steps)
+        yield adapt_case("adapt, padding rows", padded_rows, padded_labels, head, rate, steps)
         adapted = reference.adapt(rows, labels, v.kernel, v.bias, rate, steps)
         yield _predict(query.astype(np.float32), adapted)
         yield _adapt_and_predict(images, labels, (support, query), head, rate, steps)
 
 
-def _adapt(
+def adapt_case(
     check: str, features: np.ndarray, labels: np.ndarray, head: Arrays, rate: float, steps: int
 ) -> Case:
+    """A call of `adapt` from a head (`kernel` and `bias`), and what it must return."""
+
     def expected(features: np.ndarray, dtype: type[np.floating]) -> tuple[Arrays, ...]:
         adapted = reference.adapt(
             features, labels, head["kernel"], head["bias"], rate, steps, dtype

@@ -5,6 +5,8 @@ it has room for a number of rows and classes, and whoever has fewer marks the re
 `signatures.NO_CLASS_LABEL` and `NO_CLASS_BIAS` say. `model_int8.tflite` has 8-bit convolutions.
 """
 
+import contextlib
+import io
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -63,8 +65,8 @@ def quantize_litert(bundle: Path, images: np.ndarray) -> None:
     quantizer = Quantizer(str(bundle / layout.LITERT))
     for operation in (TFLOperationName.CONV_2D, TFLOperationName.DEPTHWISE_CONV_2D):
         quantizer.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
-    with warnings.catch_warnings():
-        # The quantizer's own doing: it reads every tensor to find the ranges.
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        # It warns of its own way to find the ranges, and shows a bar for milliseconds of work.
         warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
         ranges = quantizer.calibrate({"features": batches}, num_threads=1)
         quantized = quantizer.quantize(
@@ -143,6 +145,11 @@ def write_functions(
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures=signatures)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(functions))
+        # TensorFlow's own operations are allowed here so that the scan can name them.
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS,
+            tf.lite.OpsSet.SELECT_TF_OPS,
+        ]
         content = converter.convert()
     check_builtin(content)
     path.parent.mkdir(exist_ok=True)

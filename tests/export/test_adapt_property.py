@@ -5,40 +5,52 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anil_tf.export import reference
+from anil_tf.export.cases import adapt_case, measure
 from anil_tf.export.runtime import open_bundle
-
-# Relative to the head's largest value. Rates are such that gradient descent contracts: beyond that
-# it amplifies rounding without limit, in any implementation.
-BOUND = 1e-5
 
 
 @pytest.fixture(scope="module")
-def runtime(bundle):
-    return open_bundle(bundle, "onnx")
+def runtimes(bundle):
+    return [open_bundle(bundle, name) for name in ("litert", "onnx")]
 
 
 @st.composite
-def episodes(draw):
-    rows, ways = draw(st.integers(1, 12)), draw(st.integers(2, 7))
-    size, steps = draw(st.integers(1, 40)), draw(st.integers(0, 60))
-    labels = draw(st.lists(st.integers(-2, ways + 1), min_size=rows, max_size=rows))
+def cases(draw):
+    rows, ways = draw(st.integers(1, 200)), draw(st.integers(2, 50))
+    size, steps = draw(st.integers(1, 2000)), draw(st.integers(0, 200))
+    scale = 10.0 ** draw(st.integers(-6, 3))
+    share = draw(st.floats(0.001, 0.5))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    features = rng.normal(0, 1 / np.sqrt(size), (rows, size)).astype(np.float32)
-    kernel = rng.normal(0, 1, (size, ways)).astype(np.float32)
-    bias = rng.normal(0, 1, ways).astype(np.float32)
-    rate = draw(st.floats(2**-10, 0.5, width=32))
-    return features, np.array(labels, np.int32), kernel, bias, rate, steps
+
+    features = rng.normal(0, scale, (rows, size)).astype(np.float32)
+    labels = rng.choice([*range(ways), -1, ways, 2**31 - 1, -(2**31)], rows).astype(np.int32)
+    head = {
+        "kernel": rng.normal(0, 1, (size, ways)).astype(np.float32),
+        "bias": rng.normal(0, 1, ways).astype(np.float32),
+    }
+    # A share of the largest rate at which descent does not diverge. The curvature of cross-entropy
+    # is at most half the largest eigenvalue of the Gram matrix over M, which is at most its trace.
+    rate = np.float32(share * 4 / (1 + np.square(features).sum(axis=1).mean()))
+    return adapt_case("adapt", features, labels, head, rate, steps)
 
 
-@settings(max_examples=60)
-@given(episodes())
-def test_adapt_agrees_with_the_reference(runtime, episode):
-    actual, expected = runtime.adapt(*episode), reference.adapt(*episode)
+def rounding(case):
+    """What the last bit decides in the sums that the exported loop makes.
 
-    scale = max(np.abs(expected.kernel).max(), np.abs(expected.bias).max())
-    assert np.abs(actual.kernel - expected.kernel).max() <= BOUND * scale
-    assert np.abs(actual.bias - expected.bias).max() <= BOUND * scale
-    assert abs(actual.initial_loss - expected.initial_loss) <= BOUND * max(expected.initial_loss, 1)
-    assert abs(actual.final_loss - expected.final_loss) <= BOUND * max(expected.initial_loss, 1)
-    assert actual.rows_used == expected.rows_used
+    Every step adds a residual of up to 1 for each row. With labels that cannot be learned these do
+    not vanish, they cancel; how far is a matter of rounding.
+    """
+    inputs, (kernel, bias_and_losses, _) = case.inputs, case.expected
+    moved = np.finfo(np.float32).eps * inputs["learning_rate"] * inputs["steps"]
+    return moved * max(
+        np.abs(inputs["features"]).mean() / np.abs(kernel["adapted_kernel"]).max(),
+        1 / max(np.abs(value).max() for value in bias_and_losses.values()),
+    )
+
+
+@settings(max_examples=30)
+@given(cases())
+def test_adapt_agrees_with_the_reference(runtimes, case):
+    for runtime in runtimes:
+        difference = measure(runtime.run("adapt", **case.inputs), case.expected)
+        assert difference <= max(case.bound, rounding(case)), runtime.name

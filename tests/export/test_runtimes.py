@@ -10,16 +10,9 @@ from anil_tf.export import reference
 from anil_tf.export.runtime import open_bundle
 from anil_tf.export.verification import Verification
 
-RUNTIMES = [
-    "litert",
-    "litert_compiled",
-    "litert_static",
-    "litert_web_chromium",
-    "onnx",
-    "onnx_web_chromium",
-    "onnx_web_node",
-    "saved_model",
-]
+STATIC = ["litert_compiled", "litert_static", "litert_web_chromium"]
+DYNAMIC = ["litert", "onnx", "onnx_web_chromium", "onnx_web_node", "saved_model"]
+RUNTIMES = [*STATIC, *DYNAMIC]
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
@@ -113,7 +106,8 @@ def test_padding_alone_changes_nothing(runtime):
     assert adapted[2:] == (0.0, 0.0, 0)
 
 
-def test_adapt_takes_features_of_any_size(runtime):
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_adapt_takes_features_of_any_size(bundle, name):
     rng = np.random.default_rng(1)
     inputs = (
         rng.normal(0, 0.3, (4, 11)).astype(np.float32),
@@ -121,8 +115,35 @@ def test_adapt_takes_features_of_any_size(runtime):
         np.zeros((11, 2), np.float32),
         np.zeros(2, np.float32),
     )
-    actual = runtime.adapt(*inputs, 0.5, 5)
+    actual = open_or_skip(bundle, name).adapt(*inputs, 0.5, 5)
     assert_same_adaptation(actual, reference.adapt(*inputs, 0.5, 5))
+
+
+@pytest.mark.parametrize("ways", [2, 20])
+def test_few_and_many_classes_follow_the_reference(runtime, ways):
+    inputs = support(runtime, rows=100, ways=ways)
+    actual = runtime.adapt(*inputs, 0.1, 5)
+    assert_same_adaptation(actual, reference.adapt(*inputs, 0.1, 5))
+
+
+def test_a_row_that_counts_and_is_not_a_number_shows_in_the_loss(runtime):
+    features, labels, kernel, bias = support(runtime)
+    features[2] = np.nan
+    adapted = runtime.adapt(features, labels, kernel, bias, 0.1, 5)
+    assert np.isnan(adapted.initial_loss) and np.isnan(adapted.final_loss)
+    assert adapted.rows_used == 6
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e30])
+def test_tiny_and_huge_features_are_answered(runtime, scale):
+    features, labels, kernel, bias = support(runtime)
+    adapted = runtime.adapt(scale * features, labels, kernel, bias, 0.1, 5)
+    assert adapted.kernel.shape == kernel.shape and adapted.rows_used == 6
+    # What adaptation does to a well-behaved task afterwards is not changed by it.
+    assert_same_adaptation(
+        runtime.adapt(features, labels, kernel, bias, 0.1, 5),
+        reference.adapt(features, labels, kernel, bias, 0.1, 5),
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64])
