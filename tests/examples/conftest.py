@@ -37,7 +37,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawings")
     keras.utils.set_random_seed(0)
     backbone = backbones.conv4_strided(pooling=False, cosine=True, invert=True)
-    run = make_run(folder / "run", backbone=backbone, inner_lr=200.0, inner_steps=1)
+    run = make_run(folder / "run", backbone=backbone, inner_lr=20.0, inner_steps=1)
     export_bundle(run, folder / "bundle", ["onnx"])
     return folder / "bundle"
 
