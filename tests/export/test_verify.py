@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anil_tf.export import verify
+from anil_tf.export import cases, verify
 from anil_tf.export.cases import BOUND, list_cases, measure
 from anil_tf.export.runtime import open_bundle
 from anil_tf.export.verification import Verification, choose_episodes
@@ -117,6 +117,12 @@ def test_adaptation_that_diverges_is_not_held_to_more_than_float32_can_do(bundle
     assert max(case.bound for case in far if case.check == "adapt, 50 steps") > BOUND
     near = list_cases(episodes, rate=0.01, steps=5)
     assert {case.bound for case in near if case.check == "adapt, 5 steps"} == {BOUND}
+
+
+def test_where_rounding_decides_too_much_adapting_for_long_is_not_compared(bundle, monkeypatch):
+    monkeypatch.setattr(cases, "CHAOS", 1e-4)
+    checks = [case.check for case in list_cases(Verification.read(bundle), rate=20.0, steps=5)]
+    assert "adapt, 5 steps" in checks and "adapt, 50 steps" not in checks
 
 
 def test_episodes_are_disjoint_and_hold_every_class_alike():
