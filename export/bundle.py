@@ -22,9 +22,11 @@ from anil_tf.export.manifest import Manifest, list_files
 from anil_tf.export.model_card import write_model_card
 from anil_tf.export.onnx import export_onnx
 from anil_tf.export.saved_model import export_saved_model
+from anil_tf.export.serving import served_name, write_serving
 from anil_tf.export.signatures import declare
 from anil_tf.export.verification import Verification, choose_episodes
 from anil_tf.export.verify import verify_bundle
+from anil_tf.export.warmup import choose_requests, write_warmup
 from anil_tf.heads import LinearHead
 from anil_tf.model import ANIL
 
@@ -115,6 +117,10 @@ def _write_bundle(run: Path, model: ANIL, folder: Path, targets: Sequence[str]) 
     verification.write(folder)
 
     recipe = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
+    if "saved_model" in targets:
+        model_name = served_name(recipe["name"])
+        write_warmup(folder, model_name, choose_requests(verification, head))
+        write_serving(folder, recipe["name"])
     manifest = Manifest(
         name=recipe["name"],
         image_shape=image.shape[1:],
