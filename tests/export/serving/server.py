@@ -1,13 +1,18 @@
-"""The contract of TensorFlow Serving, answered by a TensorFlow session: gRPC and REST.
+"""A server: TensorFlow Serving where it is installed, elsewhere one of the same contract.
 
-For machines without `tensorflow_model_server`. It takes the same requests, loads the SavedModel the
-same way, and gives the same answers and the same statuses to what does not fit.
+The latter takes the same requests over gRPC and REST, loads the SavedModel into a session as
+TensorFlow Serving does, and gives the same answers and the same statuses to what does not fit.
 """
 
 import contextlib
 import json
 import re
+import shutil
+import socket
+import subprocess
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+PROGRAM = "tensorflow_model_server"
 HTTP = {"INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "FAILED_PRECONDITION": 412}
 
 
@@ -178,3 +184,50 @@ def serve(name: str, saved_model: Path, threads: int = 8) -> Iterator[dict[str, 
         rest.server_close()
         thread.join()
         server.stop(None).wait()
+
+
+@contextlib.contextmanager
+def serve_by_program(program: str, name: str, bundle: Path) -> Iterator[dict[str, str]]:
+    """TensorFlow Serving itself on free ports, with the configuration of the bundle."""
+    ports = []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            ports.append(free.getsockname()[1])
+    with tempfile.TemporaryDirectory() as scratch:
+        config = (bundle / "serving" / "models.config").read_text(encoding="utf-8")
+        placed, log = Path(scratch) / "models.config", Path(scratch) / "log"
+        placed.write_text(config.replace(f"/models/{name}", str(bundle)), encoding="utf-8")
+        command = [program, f"--port={ports[0]}", f"--rest_api_port={ports[1]}"]
+        command.append(f"--model_config_file={placed}")
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            for port in ports:
+                _wait(port, process, log)
+            yield {"grpc": f"grpc://localhost:{ports[0]}", "http": f"http://localhost:{ports[1]}"}
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _wait(port: int, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return socket.create_connection(("localhost", port), 1).close()
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise OSError(f"{PROGRAM} did not start: {log.read_text()[-2000:]}") from None
+            time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def serve_bundle(name: str, bundle: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Serves a bundle by whichever server there is; yields which that is, and its URLs."""
+    if program := shutil.which(PROGRAM):
+        with serve_by_program(program, name, bundle) as urls:
+            yield f"TensorFlow Serving, {program}", urls
+    else:
+        with serve(name, bundle / "saved_model" / "1") as urls:
+            yield f"a test server of the same contract (no {PROGRAM} on the PATH)", urls
