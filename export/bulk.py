@@ -36,7 +36,7 @@ from anil_tf.export.onnx_runtime import OnnxRuntime
 from anil_tf.export.task_table import Chunk, Errors, Tasks, id_type, list_chunks, read_chunk
 from anil_tf.figures import write_json
 
-TILE_TASKS = 128  # of so many the matrices stay in a core's cache
+TILE_TASKS = 256  # of so many the matrices stay in a core's cache
 TILE_BYTES = 2**27
 IMAGES = 64  # a call of the backbone
 HEADS, ERRORS, SETTINGS = "heads", "errors", "run.json"

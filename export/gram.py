@@ -50,42 +50,61 @@ def adapt_tasks(
     """
     tasks, rows, size = features.shape
     ways = bias.size
+    counted = (labels >= 0) & (labels < ways)
+    rows_used = counted.sum(axis=1)
+    weights = (counted / np.maximum(rows_used, 1)[:, np.newaxis]).astype(np.float32)
+    own = np.arange(0, labels.size * ways, ways) + np.where(counted, labels, 0).ravel()
+    rate_weights = np.repeat(np.float32(learning_rate) * weights, ways).reshape(tasks, rows, ways)
+    rate_targets = np.zeros_like(rate_weights)
+    rate_targets.ravel()[own] = rate_weights.ravel()[own]
+
+    # The bias is the weight of one more feature, always 1. With the head as further rows, a single
+    # product gives the Gram matrices and the logits.
+    joined = np.empty((tasks, rows + ways, size + 1), np.float32)
+    joined[:, :rows, :size] = features
+    joined[:, :rows, size] = 1.0
+    joined[:, rows:] = np.vstack([kernel, bias]).T
+    support = joined[:, :rows]
+    products = support @ joined.transpose(0, 2, 1)
+    gram, logits = products[..., :rows], products[..., rows:].copy()
+
     ones = np.ones((ways, ways), np.float32)
-    targets = (labels[..., np.newaxis] == np.arange(ways)).astype(np.float32)
-    counted = (targets.reshape(-1, ways) @ ones).reshape(targets.shape)
-    rows_used = counted[..., 0].sum(axis=1)
-    weights = counted / np.maximum(rows_used, 1)[:, np.newaxis, np.newaxis]
-    rate_weights = np.float32(learning_rate) * weights
-    rate_targets = rate_weights * targets
+    powers, moved = np.empty_like(logits), np.empty_like(logits)
+    sums = np.empty((tasks * rows, ways), np.float32)
+    flat_powers = powers.reshape(sums.shape)
 
-    def exponentials(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The logits' exp, its sums over classes, and what was taken off the logits before."""
-        shift = np.zeros((), np.float32)
-        if not (logits.max() <= LARGE_LOGIT and logits.min() >= -LARGE_LOGIT):  # so for NaN too
+    def exponentiate() -> np.ndarray | None:
+        """Fills `powers` and `sums`; returns what it took off the logits, if anything."""
+        shift = None
+        # Put so that it is taken for NaN too.
+        if not (logits.max() <= LARGE_LOGIT and logits.min() >= -LARGE_LOGIT):
             shift = logits.max(axis=-1, keepdims=True)
-        powers = np.exp(logits - shift)
-        return powers, (powers.reshape(-1, ways) @ ones).reshape(powers.shape), shift
+        np.exp(logits if shift is None else logits - shift, out=powers)
+        np.matmul(flat_powers, ones, out=sums)
+        return shift
 
-    def loss(logits: np.ndarray) -> np.ndarray:
-        _, sums, shift = exponentials(logits)
-        return (weights * targets * (np.log(sums) + shift - logits)).sum(axis=(1, 2))
+    def loss() -> np.ndarray:
+        shift = exponentiate()
+        losses = np.log(sums[:, 0]) - logits.ravel()[own]
+        if shift is not None:
+            losses += shift.ravel()
+        return (weights * losses.reshape(tasks, rows)).sum(axis=1)
 
-    gram = features @ features.transpose(0, 2, 1)
-    gram += 1.0
-    logits = (features.reshape(-1, size) @ kernel + bias).reshape(tasks, rows, ways)
-    initial_loss = loss(logits)
+    initial_loss = loss()
     coefficients = np.zeros_like(logits)
     for _ in range(steps):
-        update, sums, _ = exponentials(logits)
-        update /= sums
+        exponentiate()
+        update = powers
+        flat_powers /= sums
         update *= rate_weights
         update -= rate_targets
-        logits -= gram @ update
+        logits -= np.matmul(gram, update, out=moved)
         coefficients -= update
+    heads = support.transpose(0, 2, 1) @ coefficients
     return Adaptations(
-        kernel + features.transpose(0, 2, 1) @ coefficients,
-        bias + coefficients.sum(axis=1),
+        kernel + heads[:, :size],
+        bias + heads[:, size],
         initial_loss,
-        loss(logits),
+        loss(),
         rows_used.astype(np.int32),
     )
