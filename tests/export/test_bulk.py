@@ -228,6 +228,16 @@ def test_a_run_over_several_files_goes_on_where_it_stopped(bundle, tmp_path):
     assert (written["heads"], written["heads_from_before"], written["errors"]) == (96, 48, 0)
 
 
+def test_a_finished_chunk_is_not_done_again(bundle, tmp_path):
+    path = write_tasks(tmp_path / "tasks.parquet", make_tasks(5))
+    job, (chunk,) = bulk.prepare(bundle, path, tmp_path / "out", None, None)
+    done = bulk.fit_chunk(job, chunk)
+    part = tmp_path / "out" / "heads" / chunk.part
+    written = part.stat().st_ino, part.stat().st_mtime_ns
+    assert bulk.fit_chunk(job, chunk) == done == (5, 0)
+    assert (part.stat().st_ino, part.stat().st_mtime_ns) == written
+
+
 def children(process):
     """Worker processes: not the one that multiprocessing keeps to track resources."""
     path = Path(f"/proc/{process.pid}/task/{process.pid}/children")

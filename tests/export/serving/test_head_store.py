@@ -121,3 +121,11 @@ def test_a_failure_while_writing_leaves_the_old_head(tmp_path, manifest, monkeyp
         store.put("user", make_head(manifest, 2))
     assert_same(store.get("user"), make_head(manifest, 1))
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+
+
+def test_who_reads_while_another_writes_has_the_old_head_whole(tmp_path, manifest):
+    store = FolderStore(tmp_path, manifest)
+    store.put("user", make_head(manifest, 1))
+    with store.path("user").open("rb") as reader:
+        store.put("user", make_head(manifest, 2))
+        np.testing.assert_array_equal(np.load(reader)["kernel"], make_head(manifest, 1).kernel)
