@@ -1,6 +1,8 @@
 # make demo   trains, exports and adapts a small model, start to finish (into demo/)
 # make test   all checks: style, types, tests
 # make bench-export   the exported adaptation in the Gram form against the plain loop
+# make bench-serving  heads in bulk, and many clients of a server (about 8 GB of scratch)
+# make bench-serving  heads in bulk against one by one; 32 clients on a server (8 GB of scratch)
 # Each makes its environment, .venv, the first time. Another Python: make test PYTHON=python3.13
 
 PYTHON ?= python3
@@ -10,13 +12,17 @@ READY := $(VENV)/ready
 TYPES := build/types
 WEB := examples/browser/node_modules/.ready
 
-.PHONY: demo test web lint bench-export clean
+.PHONY: demo test web lint bench-export bench-serving clean
 
 demo: $(READY)
 	$(BIN)/python -m anil_tf.training.demo
 
 bench-export: $(READY)
 	$(BIN)/python -m benchmarks.adapt
+
+bench-serving: $(READY)
+	$(BIN)/python -m benchmarks.adapt_many
+	$(BIN)/python -m benchmarks.serving_load
 
 test: lint web
 	$(BIN)/python -m pytest

@@ -24,9 +24,11 @@ from anil_tf.export.manifest import Manifest, list_files
 from anil_tf.export.model_card import write_model_card
 from anil_tf.export.onnx import export_onnx, quantize_onnx
 from anil_tf.export.saved_model import export_saved_model
+from anil_tf.export.serving import served_name, write_serving
 from anil_tf.export.signatures import declare
 from anil_tf.export.verification import Verification, choose_episodes
 from anil_tf.export.verify import verify_bundle
+from anil_tf.export.warmup import choose_requests, write_warmup
 from anil_tf.heads import LinearHead
 from anil_tf.model import ANIL
 
@@ -124,6 +126,10 @@ def _write_bundle(
     verification = _make_verification(model.backbone, head, image, label, model.ways)
     feature_size = verification.kernel.shape[0]
     recipe = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
+    if "saved_model" in targets:
+        model_name = served_name(recipe["name"])
+        write_warmup(folder, model_name, choose_requests(verification, head))
+        write_serving(folder, recipe["name"])
     manifest = Manifest(
         name=recipe["name"],
         image_shape=image.shape[1:],

@@ -7,6 +7,9 @@ ADAPT_SCRIPT = "adapt.py"
 
 # TensorFlow Serving watches `saved_model/`; its subfolders are versions.
 SAVED_MODEL = "saved_model/1"
+WARMUP = f"{SAVED_MODEL}/assets.extra/tf_serving_warmup_requests"
+# Configuration of servers; no format of its own.
+SERVING = "serving"
 
 # The signature that each ONNX file computes. `adapt_and_predict` has none: it would store the
 # backbone's weights a second time, and is three calls for whoever runs ONNX.

@@ -100,7 +100,8 @@ class Manifest(pydantic.BaseModel):
     @property
     def formats(self) -> list[str]:
         """The formats in the bundle, which have a folder each: `onnx`, `saved_model`."""
-        return sorted({name.split("/")[0] for name in self.files if "/" in name})
+        folders = {name.split("/")[0] for name in self.files if "/" in name}
+        return sorted(folders - {layout.SERVING})
 
     def size(self, path: str) -> int:
         """Bytes of a file or a folder of the bundle; 0 if there is none."""

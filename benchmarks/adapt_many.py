@@ -1,0 +1,182 @@
+"""`anil adapt-many` against a loop over single `adapt` calls, and with workers killed meanwhile.
+
+    make bench-serving
+
+Tasks of 25 rows, 64 features and 5 classes, 10 steps; a million of them are 6.5 GB on the disk. The
+single calls are of ONNX Runtime and of a TensorFlow session, as a server runs them, with features
+in memory; the bulk run is timed whole, from the start of its process, files and all.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from anil_tf.export.runtime import BundleRuntime, open_bundle
+from anil_tf.figures import write_json
+from benchmarks.serving_bundle import make_bundle
+
+ROWS, WAYS, STEPS = 25, 5, 10
+GROUP, FILE = 8192, 100_000
+LABELS = np.arange(ROWS, dtype=np.int32) % WAYS
+SCHEMA = pa.schema(
+    [("task", pa.int64()), ("labels", pa.list_(pa.int32())), ("features", pa.binary())]
+)
+
+
+def write_tasks(folder: Path, tasks: int, size: int) -> None:
+    """Writes random tasks in files of `FILE` each; the same numbers recur, which costs the same."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((GROUP, ROWS * size), np.float32) / size**0.5
+    contents = [row.tobytes() for row in features]
+    starts = range(0, tasks, FILE)
+    for start in tqdm(starts, "Writing tasks", disable=None):
+        path = folder / f"{start:09d}.parquet"
+        with pq.ParquetWriter(
+            path, SCHEMA, compression="none", use_dictionary=["labels"], write_statistics=False
+        ) as writer:
+            stop = min(start + FILE, tasks)
+            for first in range(start, stop, GROUP):
+                numbers = range(first, min(first + GROUP, stop))
+                columns = {
+                    "task": list(numbers),
+                    "labels": [LABELS] * len(numbers),
+                    "features": [contents[number % GROUP] for number in numbers],
+                }
+                writer.write_table(pa.table(columns, SCHEMA))
+
+
+def start_run(
+    bundle: Path, tasks: Path, output: Path, json_file: Path, runner: str
+) -> subprocess.Popen:
+    """Starts `anil adapt-many`."""
+    command = [sys.executable, "-m", "anil_tf", "adapt-many", bundle, "--tasks", tasks]
+    command += ["--output", output, "--steps", STEPS, "--runner", runner, "--json", json_file]
+    return subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
+
+
+def finish(process: subprocess.Popen) -> None:
+    """Waits for a run, which must succeed."""
+    if process.wait():
+        raise SystemExit(f"anil adapt-many failed with status {process.returncode}")
+
+
+def time_loop(runtime: BundleRuntime, features: np.ndarray, rounds: int = 5) -> float:
+    """Heads a second of one call after another: the best of some rounds, each of all tasks."""
+    head = runtime.initial_head(WAYS)
+    rates = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for one in features:
+            runtime.adapt(one, LABELS, *head, runtime.inner_lr, STEPS)
+        rates.append(len(features) / (time.perf_counter() - start))
+    return max(rates)
+
+
+def check(runtime: BundleRuntime, tasks: Path, output: Path) -> float:
+    """The largest difference of some heads from those of single calls, relative to the largest."""
+    given = pq.ParquetFile(sorted(tasks.iterdir())[0]).read_row_group(0).slice(0, 200)
+    part = sorted((output / "heads").iterdir())[0]
+    heads = pq.read_table(part).slice(0, 200)
+    head = runtime.initial_head(WAYS)
+    differences = []
+    for task, row in zip(given.to_pylist(), heads.to_pylist(), strict=True):
+        features = np.frombuffer(task["features"], np.float32).reshape(ROWS, -1)
+        adapted = runtime.adapt(features, LABELS, *head, runtime.inner_lr, STEPS)
+        kernel = np.frombuffer(row["kernel"], np.float32).reshape(adapted.kernel.shape)
+        scale = np.abs(adapted.kernel).max()
+        differences.append(float(np.abs(kernel - adapted.kernel).max() / scale))
+    return max(differences)
+
+
+def kill_two(process: subprocess.Popen, heads: Path) -> int:
+    """Kills two workers in the middle of a run, one after the other; how many it could find."""
+    killed = 0
+    while killed < 2 and process.poll() is None:
+        time.sleep(0.05)
+        if len(list(heads.glob("part-*"))) <= 2 * killed:
+            continue
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [
+            int(child)
+            for child in children
+            if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()
+        ]
+        if workers:
+            os.kill(workers[0], signal.SIGKILL)
+            killed += 1
+    return killed
+
+
+@click.command()
+@click.option("--tasks", default=1_000_000, show_default=True, help="How many.")
+@click.option("--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--scratch", type=click.Path(path_type=Path), help="Where there is room for them.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
+def main(tasks: int, runner: str, scratch: Path | None, json_file: Path | None) -> None:
+    """Time both, compare their heads, then kill workers and compare the outputs."""
+    with tempfile.TemporaryDirectory(dir=scratch) as temporary:
+        folder = Path(temporary)
+        bundle = make_bundle(folder)
+        runtime = open_bundle(bundle)
+        write_tasks(folder / "tasks", tasks, runtime.manifest.feature_size)
+
+        rng = np.random.default_rng(1)
+        size = runtime.manifest.feature_size
+        features = rng.standard_normal((500, ROWS, size), np.float32) / size**0.5
+        single = {
+            name: time_loop(open_bundle(bundle, name), features) for name in ("onnx", "saved_model")
+        }
+
+        start = time.perf_counter()
+        figures_file = folder / "figures.json"
+        finish(start_run(bundle, folder / "tasks", folder / "heads", figures_file, runner))
+        seconds = time.perf_counter() - start
+        figures = json.loads(figures_file.read_text())
+        if figures["heads"] != tasks:
+            raise SystemExit(f"{tasks} tasks, but {figures['heads']} heads")
+        figures |= {
+            "seconds": seconds,
+            "heads_per_second": tasks / seconds,
+            "single_calls_per_second": single,
+            "ratios": {name: tasks / seconds / rate for name, rate in single.items()},
+            "largest_difference": check(runtime, folder / "tasks", folder / "heads"),
+        }
+
+        first = min((folder / "tasks").iterdir())
+        finish(start_run(bundle, first, folder / "whole", figures_file, "local"))
+        disturbed = start_run(bundle, first, folder / "disturbed", figures_file, "local")
+        figures["workers_killed"] = kill_two(disturbed, folder / "disturbed" / "heads")
+        finish(disturbed)
+        figures["same_after_kill"] = all(
+            part.read_bytes() == (folder / "disturbed" / "heads" / part.name).read_bytes()
+            for part in (folder / "whole" / "heads").iterdir()
+        ) and len(list((folder / "disturbed" / "heads").iterdir())) == len(
+            list((folder / "whole" / "heads").iterdir())
+        )
+    print(f"{tasks} tasks, M={ROWS} D={size} N={WAYS}, {STEPS} steps, runner {runner}")
+    print(f"in bulk       {figures['heads_per_second']:>10.0f} heads a second ({seconds:.1f} s)")
+    for name, rate in single.items():
+        ratio = figures["ratios"][name]
+        print(f"one by one    {rate:>10.0f} heads a second, {name}: ratio {ratio:.1f}x")
+    print(f"difference    {figures['largest_difference']:>10.1e} of the largest weight")
+    killed, same = figures["workers_killed"], figures["same_after_kill"]
+    print(f"{killed} workers killed in a run of {min(tasks, FILE)}: same output: {same}")
+    write_json(json_file, figures)
+    if not same or killed < 2:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

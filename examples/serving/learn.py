@@ -1,0 +1,58 @@
+"""Teach a served model classes of a user's own, and name images by them.
+
+python learn.py BUNDLE --user ann photos/             learns the classes of photos/class-name/*.png
+python learn.py BUNDLE --user ann --name IMAGE...     names images by them
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from anil_tf.datasets.folder import list_classes, read_classes, read_image
+from anil_tf.export.client import FewShotClient
+from anil_tf.export.head_store import FolderStore, HeadStore, RedisStore
+from anil_tf.export.manifest import Manifest
+
+
+def open_store(place: str, manifest: Manifest) -> HeadStore:
+    """Opens a store of heads: a folder, or `redis://host:port`."""
+    if place.startswith("redis://"):
+        import redis
+
+        return RedisStore(redis.Redis.from_url(place), manifest)
+    return FolderStore(place, manifest)
+
+
+def main() -> None:
+    """Learns or names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path, help="or a folder with its manifest.json alone")
+    parser.add_argument("--url", default="grpc://localhost:8500")
+    parser.add_argument("--heads", default="heads", help="a folder, or redis://host:port")
+    parser.add_argument("--user", required=True)
+    parser.add_argument("--name", action="store_true", help="name images, rather than learn")
+    parser.add_argument("images", nargs="+", type=Path)
+    arguments = parser.parse_args()
+
+    manifest = Manifest.model_validate_json((arguments.bundle / "manifest.json").read_bytes())
+    store = open_store(arguments.heads, manifest)
+    height, width, channels = manifest.image_shape
+    shape = (height, width, channels)
+    with FewShotClient(arguments.url, manifest) as client:
+        if arguments.name:
+            pixels = np.stack([read_image(path, shape) for path in arguments.images])
+            head = store.get(arguments.user)
+            for path, row in zip(arguments.images, client.predict(pixels, head), strict=True):
+                best = int(row.argmax())
+                print(f"{path}: {head.names[best]} {row[best]:.3f}")
+        else:
+            files = list_classes(arguments.images[0])
+            classes = read_classes(files, shape)
+            labels = np.repeat(np.arange(len(classes.names)), classes.counts)
+            store.put(arguments.user, client.learn(classes.images, labels, classes.names))
+            print(f"{arguments.user}: learned {', '.join(classes.names)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""A head for each of very many tasks: what `anil adapt-many` does.
+
+The input is cut into chunks, the row groups of its files. A worker reads a chunk, fits the heads of
+its tasks in the Gram form, many at a time, and writes one part of the output, which appears under
+its name when it is whole. So a part that exists is done: a run that was broken off goes on where it
+stopped, and a worker that is killed loses no finished part and repeats none.
+
+Output: `heads/part-*.parquet` with the columns
+
+    task          as given
+    kernel        binary: float32 little-endian [D, N]
+    bias          list of float32, N of them
+    initial_loss  float32: mean cross-entropy of the support set before adaptation
+    final_loss    float32: and after it
+    rows_used     int32
+
+and `errors/part-*.parquet` (task, reason) for the tasks that cannot be learned; `run.json` keeps
+the settings. Either folder is read by `pyarrow.parquet.read_table(folder)`.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from anil_tf.export.gram import Adaptations, adapt_tasks
+from anil_tf.export.head import Head
+from anil_tf.export.manifest import Manifest
+from anil_tf.export.onnx_runtime import OnnxRuntime
+from anil_tf.export.task_table import Chunk, Errors, Tasks, id_type, list_chunks, read_chunk
+from anil_tf.figures import write_json
+
+TILE_TASKS = 256  # of so many the matrices stay in a core's cache
+TILE_BYTES = 2**27
+IMAGES = 64  # a call of the backbone
+HEADS, ERRORS, SETTINGS = "heads", "errors", "run.json"
+
+
+class Job(NamedTuple):
+    """What a worker needs to know; sent to other processes and machines."""
+
+    bundle: str
+    output: str
+    learning_rate: float
+    steps: int
+
+
+class Done(NamedTuple):
+    """A finished chunk: how many tasks have a head, and how many an error."""
+
+    heads: int
+    errors: int
+
+
+def prepare(
+    bundle: Path, tasks: Path, output: Path, learning_rate: float | None, steps: int | None
+) -> tuple[Job, list[Chunk]]:
+    """Begin a run, or make ready to go on with one.
+
+    Returns:
+        The job, and all of its chunks, finished ones too.
+
+    Raises:
+        FileNotFoundError: The bundle or the tasks are not there.
+        ValueError: They are not what they should be, or `output` holds a run of other tasks, or
+            with other settings.
+    """
+    runtime = OnnxRuntime(bundle)
+    job = Job(
+        str(bundle.resolve()),
+        str(output.resolve()),
+        runtime.inner_lr if learning_rate is None else learning_rate,
+        runtime.inner_steps if steps is None else steps,
+    )
+    chunks = list_chunks(tasks.resolve())
+    settings: dict[str, Any] = {
+        "backbone_sha256": runtime.manifest.backbone_sha256,
+        "learning_rate": job.learning_rate,
+        "steps": job.steps,
+        "tasks": {file: os.path.getsize(file) for file in {chunk.file: 0 for chunk in chunks}},
+    }
+    path = output / SETTINGS
+    if path.is_file():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        changed = [key for key, value in settings.items() if begun.get(key) != value]
+        if changed:
+            raise ValueError(
+                f"{output} was begun with other {', '.join(changed)}. Choose another output"
+            )
+    elif output.is_dir() and any(output.iterdir()):
+        raise ValueError(
+            f"{output} is not empty, and no run of this command. Choose another output"
+        )
+    for folder in (HEADS, ERRORS):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    clear_unfinished(output)
+    write_json(path, settings)
+    return job, chunks
+
+
+def clear_unfinished(output: Path) -> None:
+    """Remove what workers left that were killed while they wrote; not while others write."""
+    for unfinished in output.glob("*/.*.tmp"):
+        unfinished.unlink()
+
+
+def read_heads(output: str | Path, manifest: Manifest) -> Iterator[tuple[Any, Head]]:
+    """Every task's id and head, for a store; the classes are named `"0"`, `"1"` and so on.
+
+    Args:
+        output: Of a run.
+        manifest: Of the bundle that it ran with.
+    """
+    for part in sorted((Path(output) / HEADS).glob("part-*.parquet")):
+        with pq.ParquetFile(part) as parquet:
+            for batch in parquet.iter_batches(1024, columns=["task", "kernel", "bias"]):
+                for row in batch.to_pylist():
+                    bias = np.array(row["bias"], np.float32)
+                    kernel = np.frombuffer(row["kernel"], "<f4").reshape(-1, bias.size)
+                    names = tuple(map(str, range(bias.size)))
+                    yield row["task"], Head(kernel, bias, names, manifest.backbone_sha256)
+
+
+def find_done(job: Job, chunk: Chunk) -> Done | None:
+    """What a chunk came to, if it is finished."""
+    output = Path(job.output)
+    try:
+        # Written in the other order, so where there are heads, there are errors.
+        heads = pq.read_metadata(output / HEADS / chunk.part).num_rows
+    except FileNotFoundError:
+        return None
+    return Done(heads, pq.read_metadata(output / ERRORS / chunk.part).num_rows)
+
+
+def fit_chunk(job: Job, chunk: Chunk) -> Done:
+    """Fit and write the heads of a chunk, unless that is done.
+
+    Raises:
+        ValueError: The chunk cannot be read.
+    """
+    return find_done(job, chunk) or _fit_chunk(job, chunk, _open(job.bundle))
+
+
+@functools.lru_cache(maxsize=1)
+def _open(bundle: str) -> OnnxRuntime:
+    return OnnxRuntime(bundle)
+
+
+def _fit_chunk(job: Job, chunk: Chunk, runtime: OnnxRuntime) -> Done:
+    ids = pa.field("task", id_type(chunk))
+    float32 = pa.float32()
+    head_schema = pa.schema(
+        [
+            ids,
+            ("kernel", pa.binary()),
+            ("bias", pa.list_(float32)),
+            ("initial_loss", float32),
+            ("final_loss", float32),
+            ("rows_used", pa.int32()),
+        ]
+    )
+    error_schema = pa.schema([ids, ("reason", pa.string())])
+    output = Path(job.output)
+    with (
+        _Part(output / HEADS / chunk.part, head_schema) as heads,
+        _Part(output / ERRORS / chunk.part, error_schema) as errors,
+    ):
+        try:
+            for tasks, refused in read_chunk(chunk, runtime.manifest):
+                table, diverged = _fit(tasks, runtime, job)
+                if table.num_rows:
+                    heads.write(table.cast(head_schema))
+                for failed, reasons in (refused, diverged):
+                    errors.write(pa.table([failed, pa.array(reasons, pa.string())], error_schema))
+        except (pa.ArrowInvalid, ValueError) as error:
+            raise ValueError(f"{chunk.file}, row group {chunk.row_group}: {error}") from error
+    return Done(heads.rows, errors.rows)
+
+
+class _Part:
+    """A Parquet file that appears under its name when it is whole and on the disk."""
+
+    def __init__(self, path: Path, schema: pa.Schema):
+        self.rows = 0
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._file = self._temporary.open("wb")
+        # A dictionary of floats, or compressing them, costs much time and saves no space.
+        self._writer = pq.ParquetWriter(
+            self._file, schema, use_dictionary=False, compression="none", write_statistics=["task"]
+        )
+
+    def __enter__(self) -> "_Part":
+        return self
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows."""
+        self.rows += table.num_rows
+        self._writer.write_table(table)
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        self._writer.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if failed:
+            self._temporary.unlink()
+        else:
+            os.replace(self._temporary, self._path)
+
+
+def _fit(tasks: Tasks, runtime: OnnxRuntime, job: Job) -> tuple[pa.Table, Errors]:
+    """The heads of some tasks, in their order; those that diverged are errors."""
+    features = tasks.inputs if tasks.inputs.ndim == 2 else _features(runtime, tasks.inputs)
+    begins = np.cumsum(tasks.rows) - tasks.rows
+    order = np.lexsort((tasks.rows, tasks.ways))  # alike beside alike, for little padding
+    initial_head = functools.cache(runtime.initial_head)
+    tiles: list[pa.RecordBatch] = []
+    finite: list[np.ndarray] = []
+    for tile in _tiles(tasks, order, features.shape[1]):
+        x, y = _pad(features, tasks.labels, begins[tile], tasks.rows[tile])
+        head = initial_head(int(tasks.ways[tile[0]]))
+        with np.errstate(all="ignore"):  # what diverges is found right below
+            adapted = adapt_tasks(x, y, *head, job.learning_rate, job.steps)
+        finite.append(
+            np.isfinite(adapted.kernel).all(axis=(1, 2)) & np.isfinite(adapted.bias).all(axis=1)
+        )
+        tiles.append(_to_arrow(tasks.ids.take(pa.array(tile)), adapted))
+    if not tiles:
+        return pa.table({}), Errors(tasks.ids, [])
+    table = pa.Table.from_batches(tiles)
+    good = np.concatenate(finite)
+    if (order[1:] < order[:-1]).any():
+        back = np.argsort(order)
+        table, good = table.take(pa.array(back)), good[back]
+    if good.all():
+        return table, Errors(tasks.ids[:0], [])
+    diverged = tasks.ids.filter(pa.array(~good))
+    reason = "adaptation diverged: the learning rate is too high for these features"
+    return table.filter(pa.array(good)), Errors(diverged, [reason] * len(diverged))
+
+
+def _features(runtime: OnnxRuntime, images: np.ndarray) -> np.ndarray:
+    starts = range(0, len(images), IMAGES)
+    batches = [runtime.features(images[start : start + IMAGES]) for start in starts]
+    size = runtime.manifest.feature_size
+    return np.concatenate(batches) if batches else np.zeros((0, size), np.float32)
+
+
+def _tiles(tasks: Tasks, order: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Tasks with as many classes each, few enough to fit into memory together."""
+    start = 0
+    while start < len(order):
+        count = int(np.searchsorted(tasks.ways[order], tasks.ways[order[start]], "right")) - start
+        count = min(count, TILE_TASKS)
+        while count > 1:
+            most = int(tasks.rows[order[start + count - 1]])
+            if 4 * count * most * (most + size) <= TILE_BYTES:
+                break
+            count //= 2
+        yield order[start : start + count]
+        start += count
+
+
+def _pad(
+    features: np.ndarray, labels: np.ndarray, begins: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Support sets of one size, `[T, M, D]` and `[T, M]`; rows of padding zero, labelled -1."""
+    most = rows.max()
+    if (rows == most).all() and (np.diff(begins) == most).all():
+        block = slice(begins[0], begins[-1] + most)
+        x = features[block].reshape(len(rows), most, -1)
+        y = labels[block].reshape(len(rows), most)
+    else:
+        there = np.arange(most) < rows[:, np.newaxis]
+        places = np.where(there, begins[:, np.newaxis] + np.arange(most), begins[:, np.newaxis])
+        x, y = features[places], np.where(there, labels[places], -1)
+    padding = y < 0
+    return (np.where(padding[..., np.newaxis], np.float32(0), x) if padding.any() else x), y
+
+
+def _to_arrow(ids: pa.Array, adapted: Adaptations) -> pa.RecordBatch:
+    tasks, ways = adapted.bias.shape
+    kernel = np.ascontiguousarray(adapted.kernel, "<f4")
+    ends = np.arange(tasks + 1, dtype=np.int32)
+    kernels = pa.Array.from_buffers(
+        pa.binary(), tasks, [None, pa.py_buffer(ends * kernel[0].nbytes), pa.py_buffer(kernel)]
+    )
+    biases = pa.ListArray.from_arrays(ends * ways, adapted.bias.ravel())
+    numbers = adapted.initial_loss, adapted.final_loss, adapted.rows_used
+    return pa.record_batch(
+        [ids, kernels, biases, *map(pa.array, numbers)],
+        ["task", "kernel", "bias", "initial_loss", "final_loss", "rows_used"],
+    )

@@ -1,0 +1,209 @@
+"""A client of a bundle on TensorFlow Serving: learns new classes, and keeps what it learned itself.
+
+The server holds the backbone; a head, a few kilobytes, is held by whoever asked for it (see
+`head_store`). No replica of the server knows any caller, so any of them can answer any request.
+
+    manifest = Manifest.model_validate_json(Path("manifest.json").read_bytes())
+    with FewShotClient("grpc://localhost:8500", manifest) as client:
+        head = client.learn(images, labels)
+        probabilities = client.predict(new_images, head)
+"""
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from anil_tf.export.head import Head
+from anil_tf.export.manifest import Manifest
+from anil_tf.export.serving import served_name
+from anil_tf.export.signatures import bind, declare
+from anil_tf.export.transport import Transport
+
+BATCH = 32  # images a request: 0.7 MB of 84 x 84 colour images
+
+
+class FewShotClient:
+    """Learns classes, and names them, by a model on TensorFlow Serving. Safe to share by threads.
+
+    Args:
+        url: `grpc://host:port` or `grpcs://` (with TLS), `http://host:port` or `https://`. gRPC is
+            the faster by far, its tensors being binary; REST needs neither TensorFlow nor gRPC.
+            `grpc://dns:///name:port` reaches all replicas that a name stands for.
+        manifest: Of the bundle that the server has.
+        model: The name that it is served under; that of the bundle's own `serving/models.config`
+            by default.
+        features_model: The name of a model with the signature `features` alone, whose requests the
+            server batches; none by default.
+        timeout: Seconds for a request.
+
+    Raises:
+        ImportError: What this protocol needs is not installed.
+        ValueError: The URL has another form.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        manifest: Manifest,
+        model: str | None = None,
+        features_model: str | None = None,
+        timeout: float = 30.0,
+    ):
+        self.manifest = manifest
+        self.model = model or served_name(manifest.name)
+        self.features_model = features_model or self.model
+        self.signatures = declare(manifest.image_shape, manifest.image_dtype, manifest.feature_size)
+        self.transport = connect(url, timeout)
+
+    def __enter__(self) -> "FewShotClient":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.transport.close()
+
+    def call(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
+        """Run a signature on array-likes by name; the outputs by name.
+
+        Raises:
+            ServingError: The server refused, or did not answer in time.
+            ValueError: An input has the wrong dtype or shape; nothing was sent.
+        """
+        declared = self.signatures[signature]
+        model = self.features_model if signature == "features" else self.model
+        return self.transport.call(model, signature, bind(declared, inputs), declared)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Features float32 `[B, D]` of images `[B, H, W, C]`, any number of them."""
+        starts = range(0, len(images), BATCH)
+        batches = [images[start : start + BATCH] for start in starts]
+        if not batches:
+            raise ValueError("there must be at least one image. Received: none")
+        return np.concatenate([self.call("features", image=batch)["features"] for batch in batches])
+
+    def learn(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | Sequence[int],
+        names: Sequence[str] | None = None,
+        steps: int | None = None,
+        learning_rate: float | None = None,
+    ) -> Head:
+        """Fit a head to images of new classes.
+
+        Args:
+            images: `[M, H, W, C]`, as the model takes them: uint8 pixels of its own size.
+            labels: Class of each image, `0..N-1`; an image with another label is left out.
+            names: Names of the N classes; `"0"`, `"1"` and so on by default, up to the largest
+                label.
+            steps: Steps of the inner loop; the bundle's own by default.
+            learning_rate: Its rate; the bundle's own by default.
+
+        Returns:
+            The head, for `predict`, a store, or `anil predict --head`.
+
+        Raises:
+            ServingError: The server refused, or did not answer in time.
+            ValueError: The inputs do not fit the model, or no image is left.
+        """
+        labels = np.asarray(labels)
+        if names is None:
+            names = [str(label) for label in range(int(labels.max(initial=-1)) + 1)]
+        start = self._initial_head(len(names))
+        adapted = self.call(
+            "adapt",
+            features=self.features(images),
+            labels=labels,
+            **start,
+            learning_rate=self.manifest.inner_lr if learning_rate is None else learning_rate,
+            steps=self.manifest.inner_steps if steps is None else steps,
+        )
+        if not adapted["rows_used"]:
+            raise ValueError(f"no image has a label in 0..{len(names) - 1}: nothing to learn from")
+        return Head(
+            adapted["adapted_kernel"],
+            adapted["adapted_bias"],
+            tuple(names),
+            self.manifest.backbone_sha256,
+        )
+
+    def predict(self, images: np.ndarray, head: Head) -> np.ndarray:
+        """Probabilities `[B, N]` of images `[B, H, W, C]` under a head, in the order of its names.
+
+        Raises:
+            ServingError: The server refused, or did not answer in time.
+            ValueError: The head was made with another backbone, or the images do not fit the model.
+        """
+        if head.backbone_sha256 != self.manifest.backbone_sha256:
+            raise ValueError(
+                f"The head was made with another backbone than that of {self.manifest.name!r}"
+            )
+        features = self.features(images)
+        answer = self.call("predict", features=features, kernel=head.kernel, bias=head.bias)
+        return answer["probabilities"]
+
+    def learn_and_predict(
+        self,
+        support_images: np.ndarray,
+        support_labels: np.ndarray | Sequence[int],
+        query_images: np.ndarray,
+    ) -> np.ndarray:
+        """Probabilities `[B, N]` of query images after learning from support images, in one call.
+
+        The settings are the bundle's own. A `shared` head has as many classes as the largest label
+        says, and a negative label leaves its image out.
+
+        Raises:
+            ServingError: The server refused, or did not answer in time.
+            ValueError: The inputs do not fit the model.
+        """
+        answer = self.call(
+            "adapt_and_predict",
+            support_image=support_images,
+            support_labels=support_labels,
+            query_image=query_images,
+        )
+        return answer["probabilities"]
+
+    def _initial_head(self, ways: int) -> dict[str, np.ndarray]:
+        if ways < 2:
+            raise ValueError(f"there must be at least 2 classes. Received: {ways}")
+        if self.manifest.head_init == "per_class" and ways > self.manifest.ways:
+            raise ValueError(
+                f"This model's head has a column for each of {self.manifest.ways} classes. "
+                f"Received: {ways} classes"
+            )
+        return self.call("initial_head", ways=ways)
+
+
+# Imported when asked for: REST must not need TensorFlow.
+TRANSPORTS = {
+    "grpc": ("grpc_transport:GrpcTransport", "pip install tensorflow-serving-api"),
+    "http": ("rest_transport:RestTransport", "pip install urllib3"),
+}
+
+
+def connect(url: str, timeout: float) -> Transport:
+    """Connect to a server by a URL; see `FewShotClient`."""
+    parts = urlsplit(url)
+    secure = parts.scheme in ("grpcs", "https")
+    protocol = parts.scheme.removesuffix("s")
+    if protocol not in TRANSPORTS or not url.partition("://")[2]:
+        raise ValueError(
+            f"url must be grpc://host:port, grpcs://, http:// or https://. Received: {url!r}"
+        )
+    target, install = TRANSPORTS[protocol]
+    module, name = target.split(":")
+    try:
+        transport = getattr(importlib.import_module(f"anil_tf.export.{module}"), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"A client of {protocol}:// needs: {install}") from error
+    if protocol == "http":
+        return transport(url, timeout)
+    return transport(url.partition("://")[2], timeout, secure)
