@@ -1,7 +1,6 @@
 # make demo   trains, exports and adapts a small model, start to finish (into demo/)
 # make test   all checks: style, types, tests
 # make bench-export   the exported adaptation in the Gram form against the plain loop
-# make bench-serving  heads in bulk, and many clients of a server (about 8 GB of scratch)
 # make bench-serving  heads in bulk against one by one; 32 clients on a server (8 GB of scratch)
 # Each makes its environment, .venv, the first time. Another Python: make test PYTHON=python3.13
 
