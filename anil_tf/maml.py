@@ -32,6 +32,12 @@ def initial_weights(model: ANIL, ways: int | None = None) -> Weights:
     return Weights(body, model.head.initial(ways))
 
 
+def adapting_weights(model: ANIL, weights: Weights) -> list[bool]:
+    """Of each weight, those of the body and then those of the head, whether the model adapts it."""
+    body, head = (len(part) for part in weights)
+    return [model.adapts_body] * body + [model.adapts_head] * head
+
+
 def adapt_task(
     model: ANIL,
     support: tf.Tensor,
@@ -118,11 +124,6 @@ class MAML(ANIL):
             raise ValueError(f"inner_loop='gram' adapts a head alone: {name} needs 'tape'")
         super().__init__(backbone, ways, norm=norm, **kwargs)
 
-    def adapting(self, weights: Weights) -> list[bool]:
-        """Of each weight, those of the body and then those of the head, whether it adapts."""
-        body, head = (len(part) for part in weights)
-        return [self.adapts_body] * body + [self.adapts_head] * head
-
     def answer(
         self,
         inputs: dict[str, tf.Tensor],
@@ -132,7 +133,7 @@ class MAML(ANIL):
     ) -> Answers:
         """As of `ANIL`; in training the logits before adaptation are left out."""
         initial = initial_weights(self, ways)
-        adapting = self.adapting(initial)
+        adapting = adapting_weights(self, initial)
 
         def one_task(task: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> list[tf.Tensor]:
             support, labels, query = task

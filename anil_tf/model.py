@@ -1,6 +1,7 @@
 """`ANIL`, a Keras model whose call adapts its head to a support set and answers the queries."""
 
 import contextlib
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -60,6 +61,8 @@ class ANIL(keras.Model):
     Raises:
         ValueError: An argument is out of its range, or two of them exclude each other.
     """
+
+    adapts_body, adapts_head = False, True  # what the inner loop moves
 
     def __init__(
         self,
@@ -135,10 +138,8 @@ class ANIL(keras.Model):
     def build(self, input_shape: dict[str, tuple[int | None, ...]]) -> None:
         """Builds a backbone that was not, and the head on it."""
         if not self.head.built:
-            images = (None, *input_shape["support_x"][2:])
-            if not self.backbone.built:
-                self.backbone.build(images)
-            self._build_head(self.backbone.compute_output_shape(images))
+            images = keras.KerasTensor((None, *input_shape["support_x"][2:]))
+            self._build_head(self.backbone(images).shape)  # a call builds any Keras model
         self.built = True
 
     def _build_for(self, inputs: dict[str, tf.Tensor]) -> None:
@@ -236,7 +237,7 @@ class ANIL(keras.Model):
         """
         labels = self.support_labels(inputs)
         support, query = self.embed(inputs["support_x"], inputs["query_x"], training)
-        before = self.head(query, ways)
+        before = self.head(query, ways=ways)
         return before, self.adapt_head(support, labels, ways, steps=steps)(query)
 
     def support_labels(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -292,12 +293,14 @@ class ANIL(keras.Model):
         variables = self.backbone.trainable_variables if weights is None else weights
         state = self.backbone.non_trainable_variables if statistics is None else statistics
         own = self.norm == "task" or (self.norm == "support" and statistics is None)
+        # Unlike a plain call, a stateless one hands `training` on to a model that does not take it.
+        takes_training = "training" in inspect.signature(self.backbone.call).parameters
         with keeping_statistics(self.backbone) if own else contextlib.nullcontext():
             features, statistics = self.backbone.stateless_call(
                 [tf.convert_to_tensor(value) for value in variables],
                 [tf.convert_to_tensor(value) for value in state],
                 images,
-                training=own,
+                **({"training": own} if takes_training else {}),
             )
         return tf.cast(features, tf.float32), statistics
 

@@ -46,6 +46,8 @@ class NIL(ANIL):
     inner loop and of the head have no effect.
     """
 
+    adapts_head = False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.head.trainable = False
@@ -71,6 +73,8 @@ class Pretrained(ANIL):
     Arguments as of `ANIL`; `ways` are the labels there are in training. Supports are not looked at
     in training and may be empty.
     """
+
+    adapts_head = False
 
     def answer(
         self,

@@ -64,6 +64,7 @@ def train(
     type=click.Choice(["keras", "onnx", "litert", "saved_model"]),
     help="[default: keras for a run, onnx for a bundle]",
 )
+@click.option("--nil", is_flag=True, help="Without head and inner loop: cosines to the support.")
 @_json
 def evaluate(
     path: Path,
@@ -76,6 +77,7 @@ def evaluate(
     split: str,
     seed: int | None,
     runtime: str | None,
+    nil: bool,
     json_path: Path | None,
 ) -> None:
     """Measure accuracy on unseen classes, before and after adaptation."""
@@ -89,7 +91,7 @@ def evaluate(
         "inner_steps": steps,
     }
     overrides = {name: value for name, value in chosen.items() if value is not None}
-    figures = evaluate_path(path, data_dir, overrides, split, seed, runtime)
+    figures = evaluate_path(path, data_dir, overrides, split, seed, runtime, nil)
     click.echo(describe(figures))
     write_json(json_path, figures)
 
