@@ -15,6 +15,8 @@ import onnx
 import tensorflow as tf
 
 import anil_tf
+import anil_tf.maml  # noqa: F401  a run may hold its classes: refusing needs them registered
+import anil_tf.nil  # noqa: F401
 from anil_tf.export import layout
 from anil_tf.export.backbone import with_precision
 from anil_tf.export.graphs import Graphs, InitialHead, build_graphs

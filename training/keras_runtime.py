@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import anil_tf.maml  # noqa: F401  runs hold its classes: loading needs them registered
 from anil_tf.model import ANIL
 from anil_tf.nil import answer_by_cosines
 
