@@ -32,7 +32,7 @@ def rate_at(learning_rate: tf.Tensor | float, step: int | tf.Tensor) -> tf.Tenso
             serves all later ones.
         step: Counted from 0.
     """
-    if not tf.is_tensor(learning_rate) or learning_rate.shape.rank == 0:
+    if isinstance(learning_rate, int | float) or learning_rate.shape.rank == 0:
         return learning_rate
     return tf.gather(learning_rate, tf.minimum(step, learning_rate.shape[0] - 1))
 

@@ -18,7 +18,7 @@ from anil_tf.normalization import keeping_statistics
 InnerLoop = Literal["auto", "tape", "gram"]
 Norm = Literal["batch", "support", "task"]
 # Logits before and after adaptation; the first is left out of training where it costs a pass.
-Answers = tuple[tf.Tensor | None, tf.Tensor]
+Answers = tuple[Any, tf.Tensor]
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")
@@ -295,14 +295,15 @@ class ANIL(keras.Model):
         own = self.norm == "task" or (self.norm == "support" and statistics is None)
         # Unlike a plain call, a stateless one hands `training` on to a model that does not take it.
         takes_training = "training" in inspect.signature(self.backbone.call).parameters
-        with keeping_statistics(self.backbone) if own else contextlib.nullcontext():
-            features, statistics = self.backbone.stateless_call(
+        keep = own and self.norm == "support"  # only then: it costs the fused kernel
+        with keeping_statistics(self.backbone) if keep else contextlib.nullcontext():
+            features, after = self.backbone.stateless_call(
                 [tf.convert_to_tensor(value) for value in variables],
                 [tf.convert_to_tensor(value) for value in state],
                 images,
                 **({"training": own} if takes_training else {}),
             )
-        return tf.cast(features, tf.float32), statistics
+        return tf.cast(features, tf.float32), after
 
     # Keras's protocol.
 

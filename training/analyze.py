@@ -5,6 +5,7 @@ similarity of every layer before and after the inner loop, and a test without he
 and how much faster it is to adapt the head alone.
 """
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from anil_tf.training.recipe import Recipe, read_recipe
 from anil_tf.training.samplers import make_sampler
 from anil_tf.training.train import build_model
 
+TASK = ("support_x", "support_y", "query_x")
 HEAD = "head"
 SPEED_REPEATS = 11
 
@@ -54,11 +56,12 @@ def analyze(
     if not (run / "model.keras").is_file():
         raise FileNotFoundError(f"{run} is not a finished run: it has no model.keras")
     recipe = read_recipe(run / "recipe.toml")
-    if recipe.data.source == "sinusoid":
-        raise ValueError("Only classification is analysed. Received: a run of sine waves")
     model = keras.saving.load_model(run / "model.keras", compile=False)
-    classes = recipe.data.load((split,), data_dir)[split]
+    regression = recipe.data.source == "sinusoid"
+    classes = None if regression else recipe.data.load((split,), data_dir)[split]
     sampler = make_sampler(recipe.data, classes, recipe.evaluation, recipe.seed, split)
+    if not isinstance(sampler, EpisodeSampler):
+        raise ValueError("Only classification is analysed. Received: a run of sine waves")
     steps = recipe.evaluation.inner_steps
     steps = model.inner_steps if steps is None else steps
     figures = {
@@ -125,10 +128,11 @@ def compare_tasks(model: ANIL, sampler: EpisodeSampler, tasks: int, steps: int) 
     }
     for index in tqdm(range(tasks), "Analysing", unit="task", disable=None):
         episode = sampler.episode(index)
-        task = [tf.constant(episode[key]) for key in ("support_x", "support_y", "query_x")]
-        batch = dict(zip(("support_x", "support_y", "query_x"), task, strict=True))
-        batch = {key: value[tf.newaxis] for key, value in batch.items()}
-        logits = {"nil": cosines(batch), **{depth: answers[depth](*task) for depth in depths}}
+        inputs = {key: tf.constant(episode[key]) for key in TASK}
+        task = list(inputs.values())
+        batch = {key: value[tf.newaxis] for key, value in inputs.items()}
+        logits: dict[Any, tf.Tensor] = {depth: answers[depth](*task) for depth in depths}
+        logits["nil"] = cosines(batch)
         for key, values in logits.items():
             right[key].append(float(np.mean(values.numpy().argmax(-1) == episode["query_y"])))
         before, after = probe(*task)
@@ -243,8 +247,8 @@ def measure_speed(recipe: Recipe, sampler: EpisodeSampler) -> dict[str, Any]:
     }
     inputs, labels = next(iter(sampler.dataset(1, recipe.training.tasks)))
     support, support_y = inputs["support_x"][0], inputs["support_y"][0]
-    steps = {
-        name: lambda model=model: model.train_on_batch(inputs, labels)
+    steps: dict[str, Callable[[], Any]] = {
+        name: functools.partial(model.train_on_batch, inputs, labels)
         for name, model in models.items()
     }
     loops = {name: _make_adaptation(model, support, support_y) for name, model in models.items()}

@@ -178,6 +178,8 @@ def build_sections(folder: Path) -> Iterator[Section]:
 
 def _freezing_row(runs: Runs, frozen: int, paper: str) -> tuple[str, ...]:
     label = {0: "none frozen", 1: "layer 1"}.get(frozen, f"layers 1-{frozen}")
+    if frozen >= len(runs.read("maml-1shot", "analysis.json").get("freezing", ())):
+        return (label, paper, NOT_RUN, "", "", "", "")
     return runs.analysed(
         label, paper, "maml-1shot", lambda figures: percent(figures["freezing"][frozen])
     )

@@ -136,6 +136,8 @@ def train(
         )
     seconds = time.perf_counter() - started
 
+    if not model.optimizer.built:  # without a step; the file would not load compiled
+        model.optimizer.build(model.trainable_variables)
     model.save(output / "model.keras")
     rows = (training.shots + training.queries) * (training.ways if classes else 1)
     images = (epochs - done) * batches * training.tasks * rows
