@@ -24,12 +24,18 @@ if TYPE_CHECKING:
     from anil_tf.episodes import EpisodeSampler as EpisodeSampler
     from anil_tf.episodes import SinusoidSampler as SinusoidSampler
     from anil_tf.heads import LinearHead as LinearHead
+    from anil_tf.maml import BOIL as BOIL
+    from anil_tf.maml import MAML as MAML
     from anil_tf.metrics import EpisodeAccuracy as EpisodeAccuracy
     from anil_tf.metrics import EpisodeAccuracyCI95 as EpisodeAccuracyCI95
     from anil_tf.model import ANIL as ANIL
+    from anil_tf.nil import NIL as NIL
 
 _EXPORTS = {
     "ANIL": "anil_tf.model",
+    "BOIL": "anil_tf.maml",
+    "MAML": "anil_tf.maml",
+    "NIL": "anil_tf.nil",
     "LinearHead": "anil_tf.heads",
     "EpisodeSampler": "anil_tf.episodes",
     "SinusoidSampler": "anil_tf.episodes",

@@ -21,6 +21,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 COMMANDS = {
     "train": ("anil_tf.training.cli:train", "Meta-train a model by a recipe."),
     "evaluate": ("anil_tf.training.cli:evaluate", "Measure a run or a bundle on new classes."),
+    "analyze": ("anil_tf.training.cli:analyze", "Show what the inner loop changes in a run."),
+    "reproduce": ("anil_tf.training.cli:reproduce", "Repeat the paper's experiments."),
     "export": ("anil_tf.export.cli:export", "Turn a run into a bundle for devices and servers."),
     "verify": ("anil_tf.export.cli:verify", "Hold every runtime of a bundle to the reference."),
     "adapt": ("anil_tf.export.cli:adapt", "Learn new classes from folders of images."),

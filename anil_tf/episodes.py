@@ -5,6 +5,8 @@ import tensorflow as tf
 
 from anil_tf.datasets.images import ClassImages
 
+_TURNS = 4  # multiples of 90 degrees
+
 
 class _Sampler:
     """Turns `draw(index)` into data sets of known length."""
@@ -101,14 +103,7 @@ class EpisodeSampler(_Sampler):
 
     def draw(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """One episode; see `episode`."""
-        class_seed, image_seed, turn_seed = _seeds(self.seed, index, 3)
-        classes = _distinct(class_seed, tf.fill([1], len(self.data.names)), self.ways)[0]
-        rows = _distinct(image_seed, tf.gather(self._counts, classes), self.shots + self.queries)
-        rows += tf.gather(self._starts, classes)[:, tf.newaxis]
-        images = tf.gather(self._images, rows)  # [N, K + Q, H, W, C]
-        if self.rotations:
-            turns = tf.random.stateless_uniform([self.ways], turn_seed, 0, 4, tf.int32)
-            images = _rotate(images, turns)
+        images, _ = self._draw_images(index)
         labels = tf.range(self.ways)
         flat = [-1, *self.data.images.shape[1:]]
         return {
@@ -116,6 +111,42 @@ class EpisodeSampler(_Sampler):
             "support_y": tf.repeat(labels, self.shots),
             "query_x": tf.reshape(images[:, self.shots :], flat),
             "query_y": tf.repeat(labels, self.queries),
+        }
+
+    def _draw_images(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Images `[N, K + Q, H, W, C]` of distinct classes, and which classes of all they are."""
+        class_seed, image_seed, turn_seed = _seeds(self.seed, index, 3)
+        classes = _distinct(class_seed, tf.fill([1], len(self.data.names)), self.ways)[0]
+        rows = _distinct(image_seed, tf.gather(self._counts, classes), self.shots + self.queries)
+        rows += tf.gather(self._starts, classes)[:, tf.newaxis]
+        images = tf.gather(self._images, rows)
+        if not self.rotations:
+            return images, classes
+        turns = tf.random.stateless_uniform([self.ways], turn_seed, 0, _TURNS, tf.int32)
+        return _rotate(images, turns), classes * _TURNS + tf.cast(turns, classes.dtype)
+
+
+class ClassSampler(EpisodeSampler):
+    """The images of `EpisodeSampler`'s episodes as batches for one classifier of all classes.
+
+    All are queries, labelled by their class among all; a class turned is another. The support set
+    is empty. Arguments as of `EpisodeSampler`.
+    """
+
+    @property
+    def labels(self) -> int:
+        """How many classes the labels tell apart."""
+        return len(self.data.names) * (_TURNS if self.rotations else 1)
+
+    def draw(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One batch; see `episode`."""
+        images, classes = self._draw_images(index)
+        shape = self.data.images.shape[1:]
+        return {
+            "support_x": tf.zeros([0, *shape], images.dtype),
+            "support_y": tf.zeros([0], tf.int32),
+            "query_x": tf.reshape(images, [-1, *shape]),
+            "query_y": tf.repeat(tf.cast(classes, tf.int32), self.shots + self.queries),
         }
 
 

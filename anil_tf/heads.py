@@ -13,16 +13,24 @@ import tensorflow as tf
 HeadInit = Literal["per_class", "shared"]
 
 
-def map_tasks(function: Callable[..., tf.Tensor], *tensors: tf.Tensor) -> tf.Tensor:
+FLOATS = tf.TensorSpec(None, tf.float32)
+
+
+def map_tasks(function: Callable[..., Any], *tensors: tf.Tensor, returns: Any = FLOATS) -> Any:
     """Applies `function` to each task's slice of the tensors and stacks the results.
 
     A known number of tasks is unrolled into the graph; an unknown one becomes a loop.
+
+    Args:
+        function: Of the slices; returns one tensor, or several as `returns` says.
+        tensors: `[T, ...]` each.
+        returns: Specification of what the function returns, or a tuple of specifications.
     """
     tasks = tensors[0].shape[0]
     if tasks is None:
-        spec = tf.TensorSpec(None, tf.float32)
-        return tf.map_fn(lambda slices: function(*slices), tensors, fn_output_signature=spec)
-    return tf.stack([function(*(tensor[task] for tensor in tensors)) for task in range(tasks)])
+        return tf.map_fn(lambda slices: function(*slices), tensors, fn_output_signature=returns)
+    results = [function(*(tensor[task] for tensor in tensors)) for task in range(tasks)]
+    return tf.nest.map_structure(lambda *slices: tf.stack(slices), *results)
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")
@@ -103,9 +111,9 @@ class LinearHead(keras.layers.Layer):
         kernel, bias = parameters
         return tf.matmul(features, kernel) + bias[:, tf.newaxis, :]
 
-    def call(self, features: tf.Tensor) -> tf.Tensor:
+    def call(self, features: tf.Tensor, ways: int | None = None) -> tf.Tensor:
         """Logits under the initial head."""
-        kernel, bias = self.initial()
+        kernel, bias = self.initial(ways)
         return tf.matmul(features, kernel) + bias
 
     def get_config(self) -> dict[str, Any]:
@@ -153,8 +161,8 @@ class KerasHead(keras.layers.Layer):
 
         return map_tasks(one_task, features, *parameters)
 
-    def call(self, features: tf.Tensor) -> tf.Tensor:
-        """Logits under the initial head."""
+    def call(self, features: tf.Tensor, ways: int | None = None) -> tf.Tensor:
+        """Logits under the initial head; `ways` is the layer's own."""
         rows = tf.reshape(features, [-1, features.shape[-1]])  # many layers take `[M, D]` only
         logits = self.layer(rows)
         return tf.reshape(logits, tf.concat([tf.shape(features)[:-1], [logits.shape[-1]]], axis=0))

@@ -24,6 +24,19 @@ from anil_tf.losses import RowLoss, mean_over_rows
 Tensors = Sequence[tf.Tensor]
 
 
+def rate_at(learning_rate: tf.Tensor | float, step: int | tf.Tensor) -> tf.Tensor | float:
+    """The learning rate of a step.
+
+    Args:
+        learning_rate: A scalar, the rate of every step; or `[k]`, one a step, of which the last
+            serves all later ones.
+        step: Counted from 0.
+    """
+    if isinstance(learning_rate, int | float) or learning_rate.shape.rank == 0:
+        return learning_rate
+    return tf.gather(learning_rate, tf.minimum(step, learning_rate.shape[0] - 1))
+
+
 def tape_loop(
     support_loss: Callable[[Tensors], tf.Tensor],
     parameters: Tensors,
@@ -38,7 +51,7 @@ def tape_loop(
             depend on its own slice of the parameters alone, so that the gradient of the sum is
             every task's own gradient.
         parameters: Tensors `[T, ...]`, one slice a task.
-        learning_rate: Scalar.
+        learning_rate: Scalar, or `[k]` as in `rate_at`.
         steps: How many updates, known when the graph is built.
         first_order: Stop the outer gradient at the inner gradients (first-order MAML).
 
@@ -46,15 +59,16 @@ def tape_loop(
         The adapted parameters, shapes as given.
     """
     adapted = [tf.convert_to_tensor(value) for value in parameters]
-    for _ in range(steps):
+    for step in range(steps):
         with tf.GradientTape() as tape:
             tape.watch(adapted)
             loss = tf.reduce_sum(support_loss(adapted))
         gradients = tape.gradient(loss, adapted, unconnected_gradients="zero")
         if first_order:
             gradients = [tf.stop_gradient(gradient) for gradient in gradients]
+        rate = rate_at(learning_rate, step)
         adapted = [
-            value - tf.cast(learning_rate, value.dtype) * gradient
+            value - tf.cast(rate, value.dtype) * gradient
             for value, gradient in zip(adapted, gradients, strict=True)
         ]
     return adapted
@@ -78,7 +92,7 @@ def gram_loop(
         gram: `[..., M, M]`, from `gram_matrix(support, support)`.
         logits: `[..., M, N]`, the support's logits under the initial head.
         residual: Maps logits to dL/dlogits, zero in rows that do not count.
-        learning_rate: Scalar.
+        learning_rate: Scalar, or `[k]` as in `rate_at`.
         steps: A Python int is unrolled; an int32 scalar tensor becomes a `tf.while_loop`.
 
     Returns:
@@ -86,23 +100,25 @@ def gram_loop(
     """
     initial_logits, coefficients = logits, tf.zeros_like(logits)
 
-    def step(logits: tf.Tensor, coefficients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        coefficients -= learning_rate * residual(logits)
+    def step(
+        count: int | tf.Tensor, logits: tf.Tensor, coefficients: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        coefficients -= rate_at(learning_rate, count) * residual(logits)
         # From all of A, not from its change: the next step then corrects what rounding does to A.
         return initial_logits + tf.matmul(gram, coefficients), coefficients
 
     if isinstance(steps, int):
-        for _ in range(steps):
-            logits, coefficients = step(logits, coefficients)
+        for count in range(steps):
+            logits, coefficients = step(count, logits, coefficients)
         return logits, coefficients
 
-    return tf.while_loop(
-        lambda *_: True,
-        step,
-        (logits, coefficients),
-        shape_invariants=(logits.shape, logits.shape),
-        maximum_iterations=steps,
+    _, logits, coefficients = tf.while_loop(
+        lambda count, *_: count < steps,
+        lambda count, logits, coefficients: (count + 1, *step(count, logits, coefficients)),
+        (tf.constant(0, tf.int32), logits, coefficients),
+        shape_invariants=(tf.TensorShape([]), logits.shape, logits.shape),
     )
+    return logits, coefficients
 
 
 class LinearAdaptation(NamedTuple):
@@ -142,7 +158,7 @@ def adapt_linear(
         kernel: Initial kernels, `[T, D, N]` or `[D, N]`.
         bias: Initial biases, `[T, N]` or `[N]`.
         loss: A row loss of `(labels, logits)`.
-        learning_rate: Scalar.
+        learning_rate: Scalar, or `[k]` as in `rate_at`.
         steps: How many updates.
         first_order: Stop the outer gradient at the inner gradients.
 

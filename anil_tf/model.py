@@ -1,5 +1,7 @@
 """`ANIL`, a Keras model whose call adapts its head to a support set and answers the queries."""
 
+import contextlib
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -7,14 +9,16 @@ from typing import Any, Literal, get_args
 import keras
 import tensorflow as tf
 
-import anil_tf.normalization  # noqa: F401  saved backbones hold its layer: loading needs it registered
 from anil_tf import losses
-from anil_tf.heads import HeadInit, KerasHead, LinearHead, map_tasks
-from anil_tf.inner_loop import adapt_linear, tape_loop
+from anil_tf.heads import FLOATS, HeadInit, KerasHead, LinearHead, map_tasks
+from anil_tf.inner_loop import Tensors, adapt_linear, tape_loop
 from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
+from anil_tf.normalization import keeping_statistics
 
 InnerLoop = Literal["auto", "tape", "gram"]
-Norm = Literal["batch", "task"]
+Norm = Literal["batch", "support", "task"]
+# Logits before and after adaptation; the first is left out of training where it costs a pass.
+Answers = tuple[Any, tf.Tensor]
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")
@@ -41,20 +45,24 @@ class ANIL(keras.Model):
         inner_steps: Gradient steps of the inner loop, in training and by default afterwards.
         inner_lr: Their learning rate, or its initial value when learned.
         learn_inner_lr: Train the rate in the outer loop (its logarithm, so that it stays positive;
-            Li et al. 2017, Meta-SGD, with one rate).
+            Li et al. 2017, Meta-SGD, with one rate). `"per_step"`: a rate for each inner step
+            (Antoniou et al. 2019, MAML++); steps beyond those of training use the last.
         first_order: Leave out second derivatives.
         inner_loop: `"gram"` (exact and fast, linear head), `"tape"` (any head), or `"auto"`.
         loss: `"cross_entropy"`, `"mse"`, or a function of `(labels, logits)` giving each row's
             loss; a function is registered with Keras by its author if the model is to be saved.
         norm: `"batch"`: batch norm uses the statistics of the whole meta-batch in training and
             moving averages afterwards (inductive: what is exported is what was evaluated).
-            `"task"`: always the statistics of the images at hand, support and query apart, as in
-            the paper's code (transductive).
+            `"support"`: the statistics of the task's support set, for its queries too (inductive;
+            MetaBN in Bronskill et al. 2020). `"task"`: always the statistics of the images at
+            hand, support and query apart, as in the paper's code (transductive).
         head: A Keras layer to adapt in place of the linear head, from `[M, D]` to `[M, ways]`.
 
     Raises:
         ValueError: An argument is out of its range, or two of them exclude each other.
     """
+
+    adapts_body, adapts_head = False, True  # what the inner loop moves
 
     def __init__(
         self,
@@ -63,7 +71,7 @@ class ANIL(keras.Model):
         head_init: HeadInit = "per_class",
         inner_steps: int = 5,
         inner_lr: float = 0.1,
-        learn_inner_lr: bool = False,
+        learn_inner_lr: bool | Literal["per_step"] = False,
         first_order: bool = False,
         inner_loop: InnerLoop = "auto",
         loss: str | losses.RowLoss = "cross_entropy",
@@ -83,9 +91,13 @@ class ANIL(keras.Model):
             raise ValueError(f"inner_steps must not be negative. Received: {inner_steps}")
         if not inner_lr > 0:
             raise ValueError(f"inner_lr must be positive. Received: inner_lr={inner_lr}")
-        for name, value, kind in (("inner_loop", inner_loop, InnerLoop), ("norm", norm, Norm)):
-            if value not in get_args(kind):
-                raise ValueError(f"{name} must be one of {get_args(kind)}. Received: {value!r}")
+        for name, value, allowed in (
+            ("inner_loop", inner_loop, get_args(InnerLoop)),
+            ("norm", norm, get_args(Norm)),
+            ("learn_inner_lr", learn_inner_lr, (False, True, "per_step")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}. Received: {value!r}")
         if head is not None and inner_loop == "gram":
             raise ValueError(
                 "inner_loop='gram' needs the linear head. Use 'auto' or 'tape' with head=..."
@@ -109,10 +121,10 @@ class ANIL(keras.Model):
         )
         self.log_inner_lr = self.add_weight(
             name="log_inner_lr",
-            shape=(),
+            shape=(max(1, inner_steps),) if learn_inner_lr == "per_step" else (),
             initializer=keras.initializers.Constant(math.log(inner_lr)),
             dtype="float32",
-            trainable=learn_inner_lr,
+            trainable=bool(learn_inner_lr),
         )
         if backbone.built and getattr(backbone, "inputs", None):  # Functional or Sequential
             self._build_head(backbone.output_shape)
@@ -120,17 +132,20 @@ class ANIL(keras.Model):
 
     @property
     def inner_lr(self) -> tf.Tensor:
-        """The inner loop's learning rate, a float32 scalar."""
+        """The inner loop's learning rate: a float32 scalar, or `[inner_steps]` if per step."""
         return tf.exp(tf.convert_to_tensor(self.log_inner_lr))
 
     def build(self, input_shape: dict[str, tuple[int | None, ...]]) -> None:
         """Builds a backbone that was not, and the head on it."""
         if not self.head.built:
-            images = (None, *input_shape["support_x"][2:])
-            if not self.backbone.built:
-                self.backbone.build(images)
-            self._build_head(self.backbone.compute_output_shape(images))
+            images = keras.KerasTensor((None, *input_shape["support_x"][2:]))
+            self._build_head(self.backbone(images).shape)  # a call builds any Keras model
         self.built = True
+
+    def _build_for(self, inputs: dict[str, tf.Tensor]) -> None:
+        # `fit` and `evaluate` call the model's parts, which build nothing by themselves.
+        if not self.built:
+            self.build({name: tuple(value.shape) for name, value in inputs.items()})
 
     def _build_head(self, features_shape: tuple[int | None, ...]) -> None:
         if len(features_shape) != 2 or features_shape[-1] is None:
@@ -145,16 +160,8 @@ class ANIL(keras.Model):
     def features(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Features `[B, D]` in float32 of images `[B, ...]`."""
         if self.norm == "batch":
-            outputs = self.backbone(images, training=training)
-        else:
-            # Batch statistics always. Stateless, so that evaluation changes no moving average.
-            outputs, _ = self.backbone.stateless_call(
-                [tf.convert_to_tensor(weight) for weight in self.backbone.trainable_variables],
-                [tf.convert_to_tensor(state) for state in self.backbone.non_trainable_variables],
-                images,
-                training=True,
-            )
-        return tf.cast(outputs, tf.float32)
+            return tf.cast(self.backbone(images, training=training), tf.float32)
+        return self.run_backbone(images)[0]
 
     def initial_head(self, ways: int | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """The linear head before adaptation: kernel `[D, ways]`, bias `[ways]`."""
@@ -176,7 +183,7 @@ class ANIL(keras.Model):
             labels: Integers `[T, M]`; those outside `0..ways-1` are padding. For a regression,
                 float targets `[T, M, ways]`.
             ways: Classes of these tasks; those of training by default.
-            learning_rate: The model's own by default.
+            learning_rate: The model's own by default; a scalar, or `[k]`, one a step.
             steps: The model's own by default.
 
         Returns:
@@ -208,35 +215,101 @@ class ANIL(keras.Model):
         )
         return lambda query: self.head.apply(adapted, query)
 
-    # Keras's protocol.
+    # Whole episodes.
 
-    def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """Logits `[T, Q, ways]` of the queries after adapting to each task's support set."""
-        return self._answer(inputs, training)[1]
+    def answer(
+        self,
+        inputs: dict[str, tf.Tensor],
+        training: bool = False,
+        ways: int | None = None,
+        steps: int | None = None,
+    ) -> Answers:
+        """The queries' logits before and after adapting to each task, `[T, Q, ways]` each.
 
-    def _answer(self, inputs: dict[str, tf.Tensor], training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """The queries' logits before and after adaptation, each `[T, Q, ways]`."""
-        # Some distribution strategies hand integers over as float32.
+        Args:
+            inputs: `support_x`, `support_y` and `query_x` of T tasks.
+            training: Whether the outer loop is to learn from the answers.
+            ways: Classes of these tasks; those of training by default.
+            steps: Of the inner loop; the model's own by default.
+
+        Returns:
+            The logits before, or None in training where they cost a pass of their own; and after.
+        """
+        labels = self.support_labels(inputs)
+        support, query = self.embed(inputs["support_x"], inputs["query_x"], training)
+        before = self.head(query, ways=ways)
+        return before, self.adapt_head(support, labels, ways, steps=steps)(query)
+
+    def support_labels(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+        """`support_y` in its dtype: some distribution strategies hand integers over as float32."""
         regression = self.row_loss is losses.mean_squared_error
-        labels = tf.cast(inputs["support_y"], tf.float32 if regression else tf.int32)
-        support, query = self._embed(inputs["support_x"], inputs["query_x"], training)
-        return self.head(query), self.adapt_head(support, labels)(query)
+        return tf.cast(inputs["support_y"], tf.float32 if regression else tf.int32)
 
-    def _embed(
-        self, support: tf.Tensor, query: tf.Tensor, training: bool
+    def embed(
+        self, support: tf.Tensor, query: tf.Tensor, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Features of the support `[T, M, D]` and of the queries `[T, Q, D]`."""
-        if self.norm == "task":
-            support, query = (
-                map_tasks(lambda images: self.features(images, training), images)
-                for images in (support, query)
-            )
+        if self.norm != "batch":
+            support, query = map_tasks(self.embed_task, support, query, returns=(FLOATS, FLOATS))
             return support, query
         # One pass of the backbone over every image of the meta-batch.
         images = tf.concat([support, query], axis=1)
         features = self.features(tf.reshape(images, [-1, *images.shape[2:]]), training)
         features = tf.reshape(features, [*_sizes(images, 2), features.shape[-1]])
         return tf.split(features, [_sizes(support, 2)[1], _sizes(query, 2)[1]], axis=1)
+
+    def embed_task(
+        self, support: tf.Tensor, query: tf.Tensor, weights: Tensors | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Features of one task's support `[M, D]` and queries `[Q, D]`, outside training.
+
+        Args:
+            support: Images `[M, ...]`.
+            query: Images `[Q, ...]`.
+            weights: In place of the backbone's trainable variables.
+        """
+        features, statistics = self.run_backbone(support, weights)
+        return features, self.run_backbone(
+            query, weights, statistics if self.norm == "support" else None
+        )[0]
+
+    def run_backbone(
+        self,
+        images: tf.Tensor,
+        weights: Tensors | None = None,
+        statistics: Tensors | None = None,
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """A pass that changes no variable, normalised as `norm` says.
+
+        Args:
+            images: `[B, ...]`.
+            weights: In place of the backbone's trainable variables.
+            statistics: Of the pass over the support set, with `norm="support"`; without them the
+                images' own.
+
+        Returns:
+            Features `[B, D]` in float32, and the statistics of the pass.
+        """
+        variables = self.backbone.trainable_variables if weights is None else weights
+        state = self.backbone.non_trainable_variables if statistics is None else statistics
+        own = self.norm == "task" or (self.norm == "support" and statistics is None)
+        # Unlike a plain call, a stateless one hands `training` on to a model that does not take it.
+        takes_training = "training" in inspect.signature(self.backbone.call).parameters
+        keep = own and self.norm == "support"  # only then: it costs the fused kernel
+        with keeping_statistics(self.backbone) if keep else contextlib.nullcontext():
+            features, after = self.backbone.stateless_call(
+                [tf.convert_to_tensor(value) for value in variables],
+                [tf.convert_to_tensor(value) for value in state],
+                images,
+                **({"training": own} if takes_training else {}),
+            )
+        return tf.cast(features, tf.float32), after
+
+    # Keras's protocol.
+
+    def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """Logits `[T, Q, ways]` of the queries after adapting to each task's support set."""
+        return self.answer(inputs, training)[1]
 
     def compute_loss(
         self,
@@ -255,8 +328,9 @@ class ANIL(keras.Model):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One outer step: an outer tape around the inner loop of every task of the batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self._build_for(x)
         with tf.GradientTape() as tape:
-            before, y_pred = self._answer(x, training=True)
+            before, y_pred = self.answer(x, training=True)
             loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trainable_weights)
@@ -266,18 +340,23 @@ class ANIL(keras.Model):
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Loss and metrics of a batch of tasks, before and after adaptation."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        before, y_pred = self._answer(x, training=False)
+        self._build_for(x)
+        before, y_pred = self.answer(x, training=False)
         loss = self._compute_loss(x, y, y_pred, sample_weight, training=False)
         return self._update_metrics(x, y, before, y_pred, loss, sample_weight)
 
     def _update_metrics(
-        self, x: Any, y: Any, before: tf.Tensor, after: tf.Tensor, loss: tf.Tensor, weight: Any
+        self, x: Any, y: Any, before: Any, after: tf.Tensor, loss: tf.Tensor, weight: Any
     ) -> dict[str, tf.Tensor]:
         # Keras divides the loss by the replicas so that gradients add up; the report is the mean.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         self._loss_tracker.update_state(loss * replicas, sample_weight=tf.shape(after)[0])
-        self._before.update_state(y, before, weight)
-        return self.compute_metrics(x, y, after, sample_weight=weight)
+        if before is not None:
+            self._before.update_state(y, before, weight)
+        figures = self.compute_metrics(x, y, after, sample_weight=weight)
+        if before is None:
+            del figures[self._before.name]
+        return figures
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""

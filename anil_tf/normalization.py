@@ -1,5 +1,7 @@
 """Batch normalisation that uses TensorFlow's fused kernel in training."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -25,6 +27,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and not self.synchronized
             and self.scale
             and self.center
+            and self.momentum > 0  # the kernel's statistics have no gradient
             and len(inputs.shape) == 4
             and self.axis in (3, -1)
             and isinstance(inputs, tf.Tensor)
@@ -46,3 +49,25 @@ class BatchNormalization(keras.layers.BatchNormalization):
             batch = tf.cast(batch, average.dtype)
             average.assign(average * self.momentum + batch * (1.0 - self.momentum))
         return outputs
+
+
+@contextlib.contextmanager
+def keeping_statistics(model: keras.Model) -> Iterator[None]:
+    """Within it a training pass leaves its own batch statistics where moving averages go.
+
+    So `stateless_call(..., training=True)` returns a state under which another pass, with
+    `training=False`, is normalised by the images of the first; differentiable in both.
+    """
+    layers = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

@@ -15,6 +15,8 @@ import onnx
 import tensorflow as tf
 
 import anil_tf
+import anil_tf.maml  # noqa: F401  a run may hold its classes: refusing needs them registered
+import anil_tf.nil  # noqa: F401
 from anil_tf.export import layout
 from anil_tf.export.backbone import with_precision
 from anil_tf.export.graphs import Graphs, InitialHead, build_graphs
@@ -109,9 +111,17 @@ def check_exportable(model: keras.Model) -> None:
             "Only models with loss='cross_entropy' are exported: the exported inner loop is "
             f"classification. Received: loss={model.loss_name!r}"
         )
+    if not model.adapts_head:
+        raise ValueError(
+            f"Only models that adapt their head are exported. Received: {type(model).__name__}"
+        )
+    if model.learn_inner_lr == "per_step":
+        raise ValueError(
+            "The exported inner loop has one learning rate: train with learn_inner_lr=true"
+        )
     if model.norm != "batch":
         raise ValueError(
-            "A model trained with norm='task' normalises an image by the images beside it. "
+            f"A model trained with norm='{model.norm}' normalises an image by those beside it. "
             "Exported, it would use moving averages that it was never trained or evaluated with: "
             "train with norm='batch' to export"
         )

@@ -45,6 +45,14 @@ def latest_checkpoint(folder: Path) -> tuple[Path, int] | None:
     return path, epochs
 
 
+def total_seconds(path: Path) -> float:
+    """The seconds of every epoch in `history.csv`, of the runs before a resumption too."""
+    if not path.is_file():
+        return 0.0
+    with path.open(newline="", encoding="utf-8") as file:
+        return sum(float(row["wall_seconds"]) for row in csv.DictReader(file))
+
+
 def truncate_history(path: Path, epochs: int) -> None:
     """Drops rows of `history.csv` that are later than the checkpoint."""
     if not path.is_file():

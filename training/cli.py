@@ -66,6 +66,7 @@ def train(
     metavar="NAME",
     help="keras, or one of `anil verify`. [default: keras for a run, onnx for a bundle]",
 )
+@click.option("--nil", is_flag=True, help="Without head and inner loop: cosines to the support.")
 @_json
 def evaluate(
     path: Path,
@@ -78,6 +79,7 @@ def evaluate(
     split: str,
     seed: int | None,
     runtime: str | None,
+    nil: bool,
     json_path: Path | None,
 ) -> None:
     """Measure accuracy on unseen classes, before and after adaptation."""
@@ -91,9 +93,50 @@ def evaluate(
         "inner_steps": steps,
     }
     overrides = {name: value for name, value in chosen.items() if value is not None}
-    figures = evaluate_path(path, data_dir, overrides, split, seed, runtime)
+    figures = evaluate_path(path, data_dir, overrides, split, seed, runtime, nil)
     click.echo(describe(figures))
     write_json(json_path, figures)
+
+
+@click.command()
+@click.argument("run", metavar="RUN", type=_PATH)
+@_data_dir
+@click.option("--tasks", type=click.IntRange(min=2), default=100, show_default=True)
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test")
+@_json
+def analyze(
+    run: Path, data_dir: Path | None, tasks: int, split: str, json_path: Path | None
+) -> None:
+    """Show what the inner loop changes: rapid learning or feature reuse?"""
+    from anil_tf.training.analyze import analyze as analyze_run
+    from anil_tf.training.analyze import format_analysis
+
+    figures = analyze_run(run, data_dir, tasks, split)
+    click.echo(format_analysis(figures))
+    click.echo(f"\nKept in {run / 'analysis.json'} and {run / 'analysis.png'}")
+    write_json(json_path, figures)
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["paper"]))
+@_data_dir
+@click.option("--output", type=_PATH, default=Path("paper"), show_default=True)
+@click.option("--budget", help="Time for all training, such as 90m or 4h. [default: the full one]")
+@_json
+def reproduce(
+    what: str, data_dir: Path | None, output: Path, budget: str | None, json_path: Path | None
+) -> None:
+    """Train, test and analyse all of the paper's contrasts on Omniglot, into one report.
+
+    Every stage is a run of its own below the output folder. Called again, with the same budget,
+    finished stages are kept and an interrupted one goes on.
+    """
+    del what
+    from anil_tf.training.reproduce import reproduce_paper
+
+    rows = reproduce_paper(output, data_dir, budget)
+    click.echo(f"The report is {output / 'report.md'} and {output / 'report.html'}")
+    write_json(json_path, rows)
 
 
 @click.command()

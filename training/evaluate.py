@@ -12,15 +12,18 @@ from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.export.runtime import Runtime, open_bundle
 from anil_tf.figures import write_json
 from anil_tf.metrics import mean_and_ci95
+from anil_tf.nil import cosine_scores
+from anil_tf.training.keras_runtime import KerasRuntime
 from anil_tf.training.recipe import Data, Evaluation, read_recipe
 from anil_tf.training.samplers import make_sampler
 
 
 def evaluate_episodes(
-    runtime: Runtime,
+    runtime: Runtime | KerasRuntime,
     sampler: EpisodeSampler | SinusoidSampler,
     episodes: int,
     inner_steps: int | None = None,
+    nil: bool = False,
 ) -> dict[str, Any]:
     """Adapts to each episode's support set and scores its queries, before and after.
 
@@ -29,31 +32,35 @@ def evaluate_episodes(
         sampler: Draws the episodes 0 to `episodes - 1`.
         episodes: How many, at least two.
         inner_steps: Of the inner loop; the runtime's own by default.
+        nil: Leave out head and inner loop: a query is answered by its cosines to the support set,
+            before adaptation and after it alike.
 
     Returns:
         `accuracy`, `ci95`, `accuracy_before_adaptation`, `ci95_before_adaptation` in 0..1, for a
         regression `mse`... in their place; and the protocol: `episodes`, `ways`, `shots`,
-        `queries`, `inner_steps`, `inner_lr`, `runtime`.
+        `queries`, `nil`, `inner_steps`, `inner_lr`, `runtime`.
+
+    Raises:
+        ValueError: NIL of a regression, which has no classes.
     """
     score: Callable[[np.ndarray, np.ndarray], float]
     if isinstance(sampler, SinusoidSampler):
+        if nil:
+            raise ValueError("NIL answers by the labels of classes: a regression has none")
         ways, score, metric = 1, _squared_error, "mse"
     else:
         ways, score, metric = sampler.ways, _accuracy, "accuracy"
     inner_steps = runtime.inner_steps if inner_steps is None else inner_steps
-    kernel, bias = runtime.initial_head(ways)
     before, after = np.empty(episodes), np.empty(episodes)
     for index in tqdm(range(episodes), f"Evaluating ({runtime.name})", unit="ep", disable=None):
         episode = sampler.episode(index)
-        support = runtime.features(episode["support_x"])
-        query = runtime.features(episode["query_x"])
-        adapted = runtime.adapt(
-            support, episode["support_y"], kernel, bias, runtime.inner_lr, inner_steps
-        )
-        before[index] = score(runtime.predict(query, kernel, bias)[0], episode["query_y"])
-        after[index] = score(
-            runtime.predict(query, adapted.kernel, adapted.bias)[0], episode["query_y"]
-        )
+        if nil:
+            answers = (_score_by_cosines(runtime, episode, ways),) * 2
+        elif isinstance(runtime, KerasRuntime):
+            answers = runtime.answer(episode, ways, inner_steps)
+        else:
+            answers = _answer_by_head(runtime, episode, ways, inner_steps)
+        before[index], after[index] = (score(logits, episode["query_y"]) for logits in answers)
 
     value, interval = mean_and_ci95(after)
     initial_value, initial_interval = mean_and_ci95(before)
@@ -66,10 +73,30 @@ def evaluate_episodes(
         "ways": ways,
         "shots": sampler.shots,
         "queries": sampler.queries,
-        "inner_steps": inner_steps,
+        "nil": nil,
+        "inner_steps": 0 if nil else inner_steps,
         "inner_lr": runtime.inner_lr,
         "runtime": runtime.name,
     }
+
+
+def _answer_by_head(
+    runtime: Runtime, episode: dict[str, np.ndarray], ways: int, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    kernel, bias = runtime.initial_head(ways)
+    support, query = (runtime.features(episode[name]) for name in ("support_x", "query_x"))
+    adapted = runtime.adapt(support, episode["support_y"], kernel, bias, runtime.inner_lr, steps)
+    before, _ = runtime.predict(query, kernel, bias)
+    return before, runtime.predict(query, adapted.kernel, adapted.bias)[0]
+
+
+def _score_by_cosines(
+    runtime: Runtime | KerasRuntime, episode: dict[str, np.ndarray], ways: int
+) -> np.ndarray:
+    if isinstance(runtime, KerasRuntime):
+        return runtime.cosine_scores(episode, ways)
+    support, query = (runtime.features(episode[name]) for name in ("support_x", "query_x"))
+    return cosine_scores(support, episode["support_y"], query, ways).numpy()
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -89,19 +116,24 @@ def describe(figures: dict[str, Any]) -> str:
             f"{figures['inner_steps']} steps, {figures['mse_before_adaptation']:.4f} before "
             f"({protocol}, {figures['shots']} shots)"
         )
+    how = (
+        "without head and inner loop (NIL)"
+        if figures["nil"]
+        else f"after {figures['inner_steps']} steps, "
+        f"{figures['accuracy_before_adaptation']:.2%} before"
+    )
     return (
-        f"accuracy {figures['accuracy']:.2%} +- {figures['ci95']:.2%} after "
-        f"{figures['inner_steps']} steps, {figures['accuracy_before_adaptation']:.2%} before "
+        f"accuracy {figures['accuracy']:.2%} +- {figures['ci95']:.2%} {how} "
         f"({protocol}, {figures['ways']}-way {figures['shots']}-shot, norm={figures['norm']}, "
         f"{figures['runtime']})"
     )
 
 
 def record(run: Path, figures: dict[str, Any]) -> None:
-    """Keeps a run's last evaluation in its `metrics.json`, from where a bundle quotes it."""
+    """Keeps a run's last evaluations in its `metrics.json`, from where a bundle quotes them."""
     path = run / "metrics.json"
     metrics = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    metrics["evaluate"] = figures
+    metrics["evaluate_nil" if figures["nil"] else "evaluate"] = figures
     write_json(path, metrics)
 
 
@@ -112,6 +144,7 @@ def evaluate_path(
     split: str = "test",
     seed: int | None = None,
     runtime: str | None = None,
+    nil: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a run directory or an exported bundle.
 
@@ -121,7 +154,8 @@ def evaluate_path(
         overrides: Values of the recipe's evaluation table to replace.
         split: Whose classes to draw from.
         seed: Of the episodes; the recipe's by default.
-        runtime: `"keras"` for a run; `"onnx"`, `"onnx_int8"`, `"saved_model"` for a bundle.
+        runtime: `"keras"` for a run; a name of `export.runtime.RUNTIMES` for a bundle.
+        nil: As of `evaluate_episodes`.
 
     Returns:
         The figures of `evaluate_episodes`, `norm`, `split` and `seed`. A run's evaluation on its
@@ -133,7 +167,7 @@ def evaluate_path(
     """
     if (path / "manifest.json").is_file():
         bundle = open_bundle(path, runtime or "onnx")
-        opened: Runtime = bundle
+        opened: Runtime | KerasRuntime = bundle
         data, evaluation = Data(**bundle.manifest.data), bundle.manifest.evaluation
         norm, trained_seed = str(bundle.manifest.norm), bundle.manifest.seed
     elif (path / "model.keras").is_file():
@@ -141,8 +175,6 @@ def evaluate_path(
             raise ValueError(
                 f"{path} is a run; --runtime {runtime} needs a bundle. Make one: anil export {path}"
             )
-        from anil_tf.training.keras_runtime import KerasRuntime  # imports TensorFlow
-
         opened = KerasRuntime.load(path / "model.keras")
         recipe = read_recipe(path / "recipe.toml")
         data, evaluation = recipe.data, recipe.evaluation.model_dump()
@@ -156,7 +188,7 @@ def evaluate_path(
     seed = trained_seed if seed is None else seed
     classes = None if data.source == "sinusoid" else data.load((split,), data_dir)[split]
     sampler = make_sampler(data, classes, protocol, seed, split)
-    figures = evaluate_episodes(opened, sampler, protocol.episodes, protocol.inner_steps)
+    figures = evaluate_episodes(opened, sampler, protocol.episodes, protocol.inner_steps, nil)
     figures |= {"norm": norm, "split": split, "seed": seed}
     if opened.name == "keras" and split == "test":
         record(path, figures)

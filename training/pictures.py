@@ -1,8 +1,9 @@
-"""Pictures of episodes: what was learned from, and which answers were right."""
+"""Pictures: answers of episodes, and what an analysis found."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
@@ -96,3 +97,46 @@ def _draw_episode(panel: SubFigure, episode: Answered) -> None:
             for spine in axes.spines.values():
                 spine.set_color(color)
                 spine.set_linewidth(1.6)
+
+
+def draw_analysis(figures: dict[str, Any], path: Path) -> None:
+    """Draws an analysis: each layer before against after the inner loop, and freezing.
+
+    Args:
+        figures: As `anil_tf.training.analyze.analyze` returns them.
+        path: The PNG to write.
+    """
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    layers = list(figures["similarity"])
+    for offset, (key, label) in zip(
+        (-0.2, 0.2), (("svcca", "SVCCA"), ("cka", "linear CKA")), strict=True
+    ):
+        rows = figures["similarity"].values()
+        heights = [row[key] or 0.0 for row in rows]  # an undefined similarity has no bar
+        errors = [row[f"{key}_ci95"] or 0.0 for row in rows]
+        positions = np.arange(len(layers)) + offset
+        left.bar(positions, heights, 0.38, yerr=errors, capsize=2, label=label)
+    left.set_xticks(range(len(layers)), layers)
+    left.set_ylim(0, 1.05)
+    left.set_title("Activations before and after the inner loop", fontsize=10)
+    left.set_ylabel("similarity")
+    left.legend(loc="lower left", fontsize=8)
+
+    rows = [
+        *((f"{len(row['frozen'])} frozen", row) for row in figures["freezing"]),
+        ("NIL", figures["nil"]),
+    ]
+    right.errorbar(
+        range(len(rows)),
+        [row["accuracy"] for _, row in rows],
+        [row["ci95"] for _, row in rows],
+        fmt="o",
+        capsize=3,
+    )
+    right.set_xticks(range(len(rows)), [name for name, _ in rows])
+    right.set_ylim(0, 1.05)
+    right.axhline(1 / figures["ways"], color="#8c959f", linestyle=":", linewidth=1)
+    right.set_title("Accuracy with the first layers frozen at test", fontsize=10)
+    right.set_ylabel(f"{figures['ways']}-way accuracy (dotted: chance)")
+    figure.savefig(path, dpi=130, facecolor="white")

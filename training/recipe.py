@@ -108,11 +108,11 @@ class Model(_Table):
     head_init: Literal["per_class", "shared"] = "per_class"
     inner_steps: Annotated[int, Field(ge=0)] = 5
     inner_lr: Annotated[float, Field(gt=0)] = 0.1
-    learn_inner_lr: bool = False
+    learn_inner_lr: bool | Literal["per_step"] = False
     first_order: bool = False
     inner_loop: Literal["auto", "tape", "gram"] = "auto"
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
-    norm: Literal["batch", "task"] = "batch"
+    norm: Literal["batch", "support", "task"] = "batch"
 
 
 class Training(_Table):
@@ -124,7 +124,7 @@ class Training(_Table):
         shots: Support images a class.
         queries: Query images a class.
         tasks: Episodes of a meta-batch.
-        steps: Outer steps in all.
+        steps: Outer steps in all; none for random features.
         learning_rate: The initial outer rate.
         checkpoint_every: Steps between checkpoints and validations, adjusted so that they divide
             the training evenly.
@@ -135,7 +135,7 @@ class Training(_Table):
     shots: Count = 1
     queries: Count = 5
     tasks: Count = 4
-    steps: Count = 10_000
+    steps: Annotated[int, Field(ge=0)] = 10_000
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     checkpoint_every: Count = 500
     validation_episodes: Count = 100
@@ -148,7 +148,7 @@ class Training(_Table):
     @property
     def steps_per_epoch(self) -> int:
         """Steps between two checkpoints."""
-        return math.ceil(self.steps / self.epochs)
+        return math.ceil(self.steps / max(1, self.epochs))
 
 
 class Evaluation(_Table):
@@ -162,9 +162,17 @@ class Evaluation(_Table):
 
 
 class Recipe(_Table):
-    """A whole run."""
+    """A whole run.
+
+    Attributes:
+        algorithm: What adapts. `anil`: the head. `maml`: head and body. `boil`: the body. `nil`:
+            nothing, trained through cosines to the support set. `multitask` and `multiclass`:
+            nothing, trained as a classifier of the queries, by the labels of each task or by the
+            classes of the training set.
+    """
 
     name: str
+    algorithm: Literal["anil", "maml", "boil", "nil", "multitask", "multiclass"] = "anil"
     seed: int = 0
     data: Data
     model: Model
@@ -172,8 +180,29 @@ class Recipe(_Table):
     evaluation: Evaluation = Evaluation()
 
     @pydantic.model_validator(mode="after")
+    def _algorithm_fits(self) -> "Recipe":
+        if self.algorithm in ("maml", "boil") and self.model.norm == "batch":
+            raise ValueError(
+                f"algorithm = '{self.algorithm}' adapts the body, and no adapted body has moving "
+                "averages of its own: use model.norm=support (inductive) or model.norm=task "
+                "(transductive, as in the paper). Received: model.norm=batch"
+            )
+        if self.algorithm in ("multitask", "multiclass") and self.model.head_init == "shared":
+            raise ValueError(
+                f"algorithm = '{self.algorithm}' trains a head that tells classes apart: use "
+                "model.head_init=per_class. Received: model.head_init=shared"
+            )
+        if self.data.source == "sinusoid" and self.algorithm not in ("anil", "maml", "boil"):
+            raise ValueError(
+                "sine waves are regressed, by anil, maml or boil. "
+                f"Received: algorithm={self.algorithm}"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _ways_fit(self) -> "Recipe":
-        fixed = self.model.head_init == "per_class"
+        adapts = self.algorithm in ("anil", "maml", "boil")
+        fixed = adapts and self.model.head_init == "per_class"
         if fixed and self.evaluation.ways > self.training.ways:
             raise ValueError(
                 "a per_class head is evaluated on at most the ways it was trained with. Received: "

@@ -14,6 +14,7 @@ def make_sampler(
     episodes: Training | Evaluation,
     seed: int,
     split: str,
+    kind: type[EpisodeSampler] = EpisodeSampler,
 ) -> EpisodeSampler | SinusoidSampler:
     """The sampler of one split.
 
@@ -23,6 +24,7 @@ def make_sampler(
         episodes: Gives the ways, shots and queries.
         seed: The run's, or that of an evaluation.
         split: `train`, `val` or `test`.
+        kind: What to make of the classes.
 
     Raises:
         ValueError: The classes are too few or have too few images.
@@ -31,8 +33,6 @@ def make_sampler(
     if classes is None:
         return SinusoidSampler(episodes.shots, episodes.queries, seed)
     try:
-        return EpisodeSampler(
-            classes, episodes.ways, episodes.shots, episodes.queries, seed, data.rotations
-        )
+        return kind(classes, episodes.ways, episodes.shots, episodes.queries, seed, data.rotations)
     except ValueError as error:
         raise ValueError(f"The {split} split is too small: {error}") from error

@@ -13,29 +13,51 @@ from tqdm.auto import tqdm
 
 import anil_tf
 from anil_tf.datasets.images import ClassImages
+from anil_tf.episodes import ClassSampler, EpisodeSampler
 from anil_tf.figures import write_json
+from anil_tf.maml import BOIL, MAML
 from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
 from anil_tf.model import ANIL
-from anil_tf.training.checkpoints import Checkpoint, latest_checkpoint, truncate_history
+from anil_tf.nil import NIL, Pretrained
+from anil_tf.training.checkpoints import (
+    Checkpoint,
+    latest_checkpoint,
+    total_seconds,
+    truncate_history,
+)
 from anil_tf.training.recipe import Recipe, read_recipe, write_recipe
 from anil_tf.training.samplers import make_sampler
+
+ALGORITHMS: dict[str, type[ANIL]] = {
+    "anil": ANIL,
+    "maml": MAML,
+    "boil": BOIL,
+    "nil": NIL,
+    "multitask": Pretrained,
+    "multiclass": Pretrained,
+}
 
 # A few training images that travel with the run: export verifies and calibrates on them.
 EXAMPLE_CLASSES, EXAMPLES_PER_CLASS = 10, 6
 
 
-def build_model(recipe: Recipe) -> ANIL:
-    """The compiled model of a recipe, initialised from its seed."""
+def build_model(recipe: Recipe, labels: int | None = None) -> ANIL:
+    """The compiled model of a recipe, initialised from its seed.
+
+    Args:
+        recipe: What to build.
+        labels: Outputs of the head in training; the ways of the training episodes by default.
+    """
     keras.utils.set_random_seed(recipe.seed)
     training, options = recipe.training, recipe.model.model_dump(exclude={"backbone"})
     regression = recipe.data.source == "sinusoid"
-    model = ANIL(
+    model = ALGORITHMS[recipe.algorithm](
         recipe.model.backbone.build(recipe.data.image_shape),
-        ways=1 if regression else training.ways,
+        ways=1 if regression else labels or training.ways,
         **options,
     )
     schedule = keras.optimizers.schedules.CosineDecay(
-        training.learning_rate, training.epochs * training.steps_per_epoch
+        training.learning_rate, max(1, training.epochs * training.steps_per_epoch)
     )
     metric = EpisodeMeanSquaredError() if regression else EpisodeAccuracy()
     model.compile(keras.optimizers.Adam(schedule), metrics=[metric])
@@ -54,7 +76,8 @@ def train(
         resume: Go on from the last checkpoint of `output`.
 
     Returns:
-        `steps`, `seconds`, `images_per_second` and the learned `inner_lr`.
+        `steps`, `seconds` of the whole run, `images_per_second` since it was last resumed, and the
+        `inner_lr`, learned or not.
 
     Raises:
         FileExistsError: `output` exists and `resume` is not set.
@@ -67,11 +90,13 @@ def train(
 
     regression = recipe.data.source == "sinusoid"
     classes = {} if regression else recipe.data.load(("train", "val"), data_dir)
+    kind = ClassSampler if recipe.algorithm == "multiclass" else EpisodeSampler
     train_sampler, val_sampler = (
-        make_sampler(recipe.data, classes.get(split), recipe.training, recipe.seed, split)
-        for split in ("train", "val")
+        make_sampler(recipe.data, classes.get(split), recipe.training, recipe.seed, split, sampler)
+        for split, sampler in (("train", kind), ("val", EpisodeSampler))
     )
-    model = build_model(recipe)  # refuses bad arguments before anything is written
+    labels = train_sampler.labels if isinstance(train_sampler, ClassSampler) else None
+    model = build_model(recipe, labels)  # refuses bad arguments before anything is written
 
     checkpoints = output / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
@@ -111,14 +136,16 @@ def train(
         )
     seconds = time.perf_counter() - started
 
+    if not model.optimizer.built:  # without a step; the file would not load compiled
+        model.optimizer.build(model.trainable_variables)
     model.save(output / "model.keras")
     rows = (training.shots + training.queries) * (training.ways if classes else 1)
     images = (epochs - done) * batches * training.tasks * rows
     metrics = {
         "steps": epochs * batches,
-        "seconds": round(seconds, 1),
+        "seconds": round(total_seconds(output / "history.csv"), 1),
         "images_per_second": round(images / seconds, 1),
-        "inner_lr": float(model.inner_lr),
+        "inner_lr": model.inner_lr.numpy().tolist(),
     }
     write_json(output / "metrics.json", {"train": metrics})
     return metrics
@@ -177,6 +204,7 @@ class Progress(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Opens the bar."""
         total, initial = self.epochs * self.steps, self.done * self.steps
+        self.since = time.perf_counter()
         self.bar = tqdm(desc="Training", total=total, initial=initial, unit="step", disable=None)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -184,10 +212,14 @@ class Progress(keras.callbacks.Callback):
         self.bar.update()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Writes the epoch's figures."""
+        """Writes the epoch's figures; leaves its `wall_seconds` for the history."""
         figures = ", ".join(
             f"{name} {value:.4f}" for name, value in (logs or {}).items() if "before" not in name
         )
+        now = time.perf_counter()
+        if logs is not None:
+            logs["wall_seconds"] = now - self.since
+        self.since = now
         tqdm.write(f"step {(epoch + 1) * self.steps}/{self.epochs * self.steps}: {figures}")
 
     def on_train_end(self, logs: dict | None = None) -> None:

@@ -153,3 +153,18 @@ def test_a_tensor_of_steps_runs_the_same_loop():
         looped = gram_loop(gram, logits, tf.tanh, 0.1, tf.constant(steps))
         for first, second in zip(unrolled, looped, strict=True):
             assert_close(first, second, 1e-14)
+
+
+@pytest.mark.parametrize("form", ["gram", "tape"])
+def test_a_rate_a_step_is_a_step_at_each_rate_and_the_last_for_the_rest(form):
+    task, labels, query_labels = draw_task(2, 1, 5, 3, 4, 2, "cross_entropy")
+    rates = [0.4, 0.1, 0.1]
+    once = run(form, {**task, "rate": tf.constant(rates[:2], tf.float64)}, labels, query_labels,
+               "cross_entropy", 3)  # fmt: skip
+    kernel, bias = task["kernel"], task["bias"]
+    for rate in rates:
+        one_step = {**task, "kernel": kernel, "bias": bias, "rate": tf.constant(rate, tf.float64)}
+        _, (kernels, biases), _ = run(form, one_step, labels, query_labels, "cross_entropy", 1)
+        kernel, bias = kernels[0], biases[0]
+    assert_close(once[1][0][0], kernel, 1e-12)
+    assert_close(once[1][1][0], bias, 1e-12)

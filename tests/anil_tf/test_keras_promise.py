@@ -5,9 +5,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from anil_tf import ANIL, EpisodeAccuracy, EpisodeAccuracyCI95, EpisodeSampler, backbones
+from anil_tf import (
+    ANIL,
+    BOIL,
+    MAML,
+    NIL,
+    EpisodeAccuracy,
+    EpisodeAccuracyCI95,
+    EpisodeSampler,
+    backbones,
+)
 from anil_tf.datasets.images import ClassImages
+from anil_tf.losses import cross_entropy
 from anil_tf.metrics import mean_and_ci95
+from anil_tf.nil import Pretrained
 from anil_tf.normalization import BatchNormalization
 
 
@@ -21,12 +32,12 @@ def sampler() -> EpisodeSampler:
     return EpisodeSampler(classes, ways=3, shots=1, queries=2)
 
 
-def make_model(backbone=None, compiled=True, **options) -> ANIL:
+def make_model(backbone=None, compiled=True, kind=ANIL, **options) -> ANIL:
     keras.utils.set_random_seed(1)
     backbone = backbone or backbones.conv4_strided((12, 12, 1), filters=4, blocks=2)
     settings = {"ways": 3, "head_init": "per_class", "inner_steps": 2, "inner_lr": 0.3} | options
     compile_options = settings.pop("compile", {})
-    model = ANIL(backbone, **settings)
+    model = kind(backbone, **settings)
     if compiled:
         model.compile(
             keras.optimizers.Adam(0.01), metrics=[EpisodeAccuracy(), EpisodeAccuracyCI95()],
@@ -65,6 +76,23 @@ def test_fit_learns_and_evaluate_and_predict_agree_with_it(sampler):
     log_probabilities = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     expected = -np.take_along_axis(log_probabilities, labels[..., np.newaxis], -1).mean()
     assert figures["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [MAML, BOIL, NIL, Pretrained])
+def test_every_algorithm_learns_saves_and_goes_on(sampler, tmp_path, kind):
+    model = make_model(kind=kind, norm="support", learn_inner_lr=kind in (MAML, BOIL))
+    history = fit(model, sampler, 12, epochs=5, validation_data=sampler.dataset(2, 2, start=90))
+    assert history["loss"][-1] < history["loss"][0]
+    assert "val_accuracy_before_adaptation" in history
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded) is kind
+    results = []
+    for each in (model, loaded):
+        each.fit(sampler.dataset(3, 2, start=50), shuffle=False, verbose=0)
+        results.append([*each.get_weights(), each.predict(sampler.dataset(2, 2), verbose=0)])
+    assert_same(*results, 1e-5)
 
 
 def test_callbacks(sampler, tmp_path):
@@ -108,16 +136,21 @@ def test_saving_keeps_weights_settings_and_the_optimizer(sampler, tmp_path):
     assert_same(loaded.get_weights(), model.get_weights(), 1e-6)
 
 
-@pytest.mark.parametrize("norm", ["batch", "task"])
-def test_xla_gives_the_same_weights(sampler, norm):
-    plain = weights_after_fit(sampler, 3, norm=norm)
-    compiled = weights_after_fit(sampler, 3, norm=norm, compile={"jit_compile": True})
+@pytest.mark.parametrize(
+    ("kind", "norm"),
+    [(ANIL, "batch"), (ANIL, "task"), (ANIL, "support"), (MAML, "task"), (BOIL, "support")],
+)
+def test_xla_gives_the_same_weights(sampler, kind, norm):
+    plain = weights_after_fit(sampler, 3, kind=kind, norm=norm)
+    compiled = weights_after_fit(sampler, 3, kind=kind, norm=norm, compile={"jit_compile": True})
     assert_same(plain, compiled, 2e-3)
 
 
+@pytest.mark.parametrize("settings", [{}, {"kind": MAML, "norm": "task"}], ids=["ANIL", "MAML"])
 @pytest.mark.parametrize("option", [{"steps_per_execution": 2}, {"run_eagerly": True}])
-def test_execution_options_give_the_same_weights(sampler, option):
-    assert_same(weights_after_fit(sampler), weights_after_fit(sampler, compile=option), 1e-4)
+def test_execution_options_give_the_same_weights(sampler, option, settings):
+    plain = weights_after_fit(sampler, **settings)
+    assert_same(plain, weights_after_fit(sampler, compile=option, **settings), 1e-4)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
@@ -175,7 +208,8 @@ def test_regularisation_of_the_backbone_is_part_of_the_loss(sampler):
     assert losses[1] - losses[0] == pytest.approx(penalty, rel=1e-2)
 
 
-def test_any_keras_model_is_a_backbone(sampler):
+@pytest.mark.parametrize("kind", [ANIL, MAML])
+def test_any_keras_model_is_a_backbone(sampler, kind):
     class Subclassed(keras.Model):
         def __init__(self):
             super().__init__()
@@ -184,7 +218,7 @@ def test_any_keras_model_is_a_backbone(sampler):
         def call(self, images):
             return self.dense(self.flatten(tf.cast(images, tf.float32) / 255.0))
 
-    model = make_model(Subclassed())
+    model = make_model(Subclassed(), kind=kind, norm="task")
     fit(model, sampler, 2)
     assert model.head.kernel.shape == (5, 3)
 
@@ -195,9 +229,10 @@ def test_a_backbone_without_one_vector_an_image_is_refused():
         ANIL(keras.Model(image, keras.layers.Conv2D(2, 3)(image)))
 
 
-def test_any_keras_layer_is_a_head(sampler, tmp_path):
+@pytest.mark.parametrize("kind", [ANIL, MAML])
+def test_any_keras_layer_is_a_head(sampler, tmp_path, kind):
     layers = [keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3)]
-    model = make_model(head=keras.Sequential(layers), inner_lr=0.1)
+    model = make_model(kind=kind, norm="task", head=keras.Sequential(layers), inner_lr=0.1)
     history = fit(model, sampler, 10, epochs=4)
     assert history["loss"][-1] < history["loss"][0]
     model.save(tmp_path / "model.keras")
@@ -214,6 +249,17 @@ def test_the_inner_rate_is_learned_only_when_asked(sampler):
         fit(model, sampler)
         moved = abs(float(model.inner_lr) - 0.3) > 1e-6
         assert moved is learned
+
+
+def test_each_step_has_a_rate_of_its_own_to_learn(sampler):
+    model = make_model(learn_inner_lr="per_step")
+    inputs, labels = next(iter(sampler.dataset(1, 2)))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(cross_entropy(labels, model.answer(inputs, training=True)[1]))
+    first, second = tape.gradient(loss, model.log_inner_lr.value).numpy()
+    assert first != second and 0 not in (first, second)
+    fit(model, sampler, 2)
+    assert np.all(model.inner_lr.numpy() != np.float32(0.3))
 
 
 def test_a_shared_head_treats_classes_alike_and_takes_any_number(sampler):
@@ -245,6 +291,7 @@ def test_task_norm_keeps_tasks_apart_and_evaluation_changes_nothing(sampler):
         ({"ways": 1}, "ways must be at least 2. Received: ways=1"),
         ({"inner_steps": -1}, "inner_steps must not be negative. Received: -1"),
         ({"inner_lr": 0}, "inner_lr must be positive. Received: inner_lr=0"),
+        ({"learn_inner_lr": "yes"}, "learn_inner_lr must be one of .* Received: 'yes'"),
         ({"norm": "layer"}, "norm must be one of .* Received: 'layer'"),
         ({"inner_loop": "fast"}, "inner_loop must be one of .* Received: 'fast'"),
         ({"head_init": "zero"}, "head_init must be one of .* Received: head_init='zero'"),

@@ -45,7 +45,7 @@ def test_overrides_are_toml_values_or_plain_strings():
     ("override", "message"),
     [
         ("training.stpes=7", r"training\.stpes"),
-        ("training.steps=0", r"training\.steps"),
+        ("training.steps=-1", r"training\.steps"),
         ("training.steps=many", r"training\.steps"),
         ("name.steps=7", "name is not a table"),
         ("training.steps", "KEY=VALUE"),

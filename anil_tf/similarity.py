@@ -1,0 +1,115 @@
+"""How alike two representations of the same inputs are: CCA, SVCCA and linear CKA, in NumPy.
+
+Rows are inputs, columns are neurons; the two sides may have different columns. Activations of
+convolutions `[n, H, W, C]` become rows by `as_rows` (every position a row, every channel a neuron,
+as SVCCA's authors do), or by a plain reshape to `[n, H * W * C]` (as CKA's authors do).
+"""
+
+import numpy as np
+
+# Directions below this share of the largest are rounding, not variation.
+_RANK_TOLERANCE = 1e-6
+
+
+def as_rows(activations: np.ndarray) -> np.ndarray:
+    """Activations `[n, ..., C]` as `[n * positions, C]`."""
+    return activations.reshape(-1, activations.shape[-1])
+
+
+def cca(x: np.ndarray, y: np.ndarray) -> float:
+    """Mean canonical correlation.
+
+    With U_x and U_y orthonormal bases of the centred columns of x and y, the canonical correlations
+    are the singular values of U_x' U_y; the mean is over as many as the smaller of the two has
+    dimensions. Invariant to any invertible linear map of either side's columns.
+
+    Args:
+        x: Floats `[rows, p]`.
+        y: Floats `[rows, q]`, of the same inputs.
+
+    Returns:
+        In 0..1; NaN where a side is constant.
+
+    Raises:
+        ValueError: Not two matrices of equal rows.
+
+    References:
+        Hotelling 1936; as a measure of networks Raghu et al. 2017, https://arxiv.org/abs/1706.05806
+    """
+    return svcca(x, y, variance=1.0)
+
+
+def svcca(x: np.ndarray, y: np.ndarray, variance: float = 0.99) -> float:
+    """Singular vector CCA: `cca` between the directions that hold most of each side's variance.
+
+    Args:
+        x: Floats `[rows, p]`.
+        y: Floats `[rows, q]`, of the same inputs.
+        variance: Share of the sum of squared singular values to keep of each side.
+
+    Returns:
+        In 0..1; NaN where a side is constant.
+
+    Raises:
+        ValueError: Not two matrices of equal rows.
+
+    References:
+        Raghu, Gilmer, Yosinski & Sohl-Dickstein, NeurIPS 2017, https://arxiv.org/abs/1706.05806
+    """
+    left, right = (_basis(side, variance) for side in _centre(x, y))
+    dimensions = min(left.shape[1], right.shape[1])
+    if dimensions == 0:
+        return float("nan")
+    correlations = np.linalg.svd(left.T @ right, compute_uv=False)
+    return float(np.clip(correlations, 0.0, 1.0).sum() / dimensions)
+
+
+def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
+    """Linear centred kernel alignment, `|Y'X|^2 / (|X'X| |Y'Y|)` in Frobenius norms.
+
+    Invariant to rotation and uniform scaling of either side's columns; unlike `cca` not to other
+    linear maps, so that directions of much variance count for more.
+
+    Args:
+        x: Floats `[rows, p]`.
+        y: Floats `[rows, q]`, of the same inputs.
+
+    Returns:
+        In 0..1; NaN where a side is constant.
+
+    Raises:
+        ValueError: Not two matrices of equal rows.
+
+    References:
+        Kornblith, Norouzi, Lee & Hinton, ICML 2019, https://arxiv.org/abs/1905.00414
+    """
+    x, y = _centre(x, y)
+    if len(x) < max(x.shape[1], y.shape[1]):  # the same by the kernels of rows, which are smaller
+        left, right = x @ x.T, y @ y.T
+        shared = np.sum(left * right)
+    else:
+        left, right = x.T @ x, y.T @ y
+        shared = np.sum(np.square(y.T @ x))
+    scale = np.linalg.norm(left) * np.linalg.norm(right)
+    return float(shared / scale) if scale > 0 else float("nan")
+
+
+def _centre(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise ValueError(
+            "Two matrices [rows, columns] of the same rows are compared. "
+            f"Received: {list(x.shape)} and {list(y.shape)}"
+        )
+    return x - x.mean(axis=0), y - y.mean(axis=0)
+
+
+def _basis(centred: np.ndarray, variance: float) -> np.ndarray:
+    """Orthonormal basis `[rows, k]` of the directions that hold this share of the variance."""
+    vectors, values, _ = np.linalg.svd(centred, full_matrices=False)
+    if not values[0] > 0:
+        return vectors[:, :0]
+    share = np.cumsum(np.square(values)) / np.sum(np.square(values))
+    needed = int(np.searchsorted(share, variance)) + 1 if variance < 1 else len(values)
+    rank = int(np.sum(values > _RANK_TOLERANCE * values[0]))
+    return vectors[:, : min(needed, rank)]

@@ -1,0 +1,315 @@
+"""Rapid learning or feature reuse? What the inner loop changes in a run (Raghu et al. 2020).
+
+The paper's three experiments on the run's test tasks: adaptation with the first layers frozen,
+similarity of every layer before and after the inner loop, and a test without head and inner loop;
+and how much faster it is to adapt the head alone.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from anil_tf.episodes import EpisodeSampler
+from anil_tf.figures import write_json
+from anil_tf.maml import Weights, adapt_task, adapting_weights, apply_head, initial_weights
+from anil_tf.metrics import mean_and_ci95
+from anil_tf.model import ANIL
+from anil_tf.nil import answer_by_cosines
+from anil_tf.similarity import as_rows, linear_cka, svcca
+from anil_tf.training.recipe import Recipe, read_recipe
+from anil_tf.training.samplers import make_sampler
+from anil_tf.training.train import build_model
+
+TASK = ("support_x", "support_y", "query_x")
+HEAD = "head"
+SPEED_REPEATS = 11
+
+
+def analyze(
+    run: Path, data_dir: Path | None = None, tasks: int = 100, split: str = "test"
+) -> dict[str, Any]:
+    """Analyses a run; writes `analysis.json` and `analysis.png` into it.
+
+    Args:
+        run: A finished run of classification, with a Functional or Sequential backbone.
+        data_dir: Where the data lies.
+        tasks: How many tasks the accuracies and similarities are averaged over, at least two.
+        split: Whose classes to draw from.
+
+    Returns:
+        `algorithm`, `norm`, `split`, `seed`, `tasks`, `ways`, `shots`, `queries`, `inner_steps`;
+        `nil`, an accuracy; `freezing`, accuracies with the first layers frozen; `similarity` of
+        each layer before and after the inner loop; `speed` in milliseconds.
+
+    Raises:
+        FileNotFoundError: The run is not there or not finished.
+        ValueError: It is a regression, or its backbone has no layers to look at.
+    """
+    if not (run / "model.keras").is_file():
+        raise FileNotFoundError(f"{run} is not a finished run: it has no model.keras")
+    recipe = read_recipe(run / "recipe.toml")
+    model = keras.saving.load_model(run / "model.keras", compile=False)
+    regression = recipe.data.source == "sinusoid"
+    classes = None if regression else recipe.data.load((split,), data_dir)[split]
+    sampler = make_sampler(recipe.data, classes, recipe.evaluation, recipe.seed, split)
+    if not isinstance(sampler, EpisodeSampler):
+        raise ValueError("Only classification is analysed. Received: a run of sine waves")
+    steps = recipe.evaluation.inner_steps
+    steps = model.inner_steps if steps is None else steps
+    figures = {
+        "algorithm": recipe.algorithm,
+        "norm": recipe.model.norm,
+        "split": split,
+        "seed": recipe.seed,
+        "tasks": tasks,
+        "ways": sampler.ways,
+        "shots": sampler.shots,
+        "queries": sampler.queries,
+        "inner_steps": steps,
+        **compare_tasks(model, sampler, tasks, steps),
+        "speed": measure_speed(recipe, sampler),
+    }
+    write_json(run / "analysis.json", figures)
+    from anil_tf.training.pictures import draw_analysis
+
+    draw_analysis(figures, run / "analysis.png")
+    return figures
+
+
+def list_blocks(backbone: keras.Model) -> dict[str, list[keras.layers.Layer]]:
+    """The layers of each block, in order; a block's name is what its layers' names begin with.
+
+    `block1_conv`, `block1_norm` and `block1_relu` make up `block1`. Layers before the first and
+    after the last block that has weights belong to none.
+
+    Raises:
+        ValueError: The backbone has no graph of layers, or none with weights.
+    """
+    if not getattr(backbone, "inputs", None):
+        raise ValueError(
+            "Layers are read off a Functional or Sequential backbone. "
+            f"Received: {type(backbone).__name__}"
+        )
+    weighted = [layer.name.partition("_")[0] for layer in backbone.layers if layer.weights]
+    if not weighted:
+        raise ValueError(f"{backbone.name} has no layers with weights")
+    names = dict.fromkeys(weighted)
+    return {
+        name: [layer for layer in backbone.layers if layer.name.partition("_")[0] == name]
+        for name in names
+    }
+
+
+def compare_tasks(model: ANIL, sampler: EpisodeSampler, tasks: int, steps: int) -> dict[str, Any]:
+    """`nil`, `freezing` and `similarity` over the sampler's first tasks.
+
+    Freezing applies where the body adapts: `frozen` lists the layers that do not. Similarities are
+    of the queries' activations; SVCCA keeps 99% of the variance and takes every position of a
+    convolution as a row, CKA takes an image as a row.
+    """
+    blocks = list_blocks(model.backbone)
+    names = list(blocks)
+    depths = range(len(names) + 1) if model.adapts_body else ()
+    answers = {depth: _make_answer(model, blocks, depth, sampler.ways, steps) for depth in depths}
+    probe = _make_probe(model, blocks, sampler.ways, steps)
+    cosines = tf.function(lambda inputs: answer_by_cosines(model, inputs, sampler.ways)[0])
+
+    right: dict[Any, list[float]] = {key: [] for key in ("nil", *depths)}
+    alike: dict[str, dict[str, list[float]]] = {
+        name: {"svcca": [], "cka": []} for name in (*names, HEAD)
+    }
+    for index in tqdm(range(tasks), "Analysing", unit="task", disable=None):
+        episode = sampler.episode(index)
+        inputs = {key: tf.constant(episode[key]) for key in TASK}
+        task = list(inputs.values())
+        batch = {key: value[tf.newaxis] for key, value in inputs.items()}
+        logits: dict[Any, tf.Tensor] = {depth: answers[depth](*task) for depth in depths}
+        logits["nil"] = cosines(batch)
+        for key, values in logits.items():
+            right[key].append(float(np.mean(values.numpy().argmax(-1) == episode["query_y"])))
+        before, after = probe(*task)
+        for name, old, new in zip(alike, before, after, strict=True):
+            old, new = old.numpy(), new.numpy()
+            alike[name]["svcca"].append(svcca(as_rows(old), as_rows(new)))
+            images = len(old)
+            alike[name]["cka"].append(linear_cka(old.reshape(images, -1), new.reshape(images, -1)))
+    return {
+        "nil": _mean("accuracy", right["nil"]),
+        "freezing": [
+            {"frozen": names[:depth], **_mean("accuracy", right[depth])} for depth in depths
+        ],
+        "similarity": {
+            name: {
+                **_mean("svcca", values["svcca"], "svcca_"),
+                **_mean("cka", values["cka"], "cka_"),
+            }
+            for name, values in alike.items()
+        },
+    }
+
+
+def _mean(name: str, values: Sequence[float], prefix: str = "") -> dict[str, float | None]:
+    """A mean and its interval; none where a value was not defined (a constant layer)."""
+    mean, interval = mean_and_ci95(values)
+    if not np.isfinite(mean):
+        return {name: None, f"{prefix}ci95": None}
+    return {name: mean, f"{prefix}ci95": interval}
+
+
+def _make_answer(
+    model: ANIL, blocks: dict[str, list[keras.layers.Layer]], frozen: int, ways: int, steps: int
+) -> Callable[..., tf.Tensor]:
+    """A function from a task to its queries' logits, adapted with the first blocks frozen."""
+    still = {
+        id(variable)
+        for layers in list(blocks.values())[:frozen]
+        for layer in layers
+        for variable in layer.trainable_variables
+    }
+
+    @tf.function
+    def answer(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
+        initial = initial_weights(model, ways)
+        adapting = adapting_weights(model, initial)
+        for index, variable in enumerate(model.backbone.trainable_variables):
+            adapting[index] = adapting[index] and id(variable) not in still
+        adapted = adapt_task(model, support, labels, initial, adapting, steps)
+        _, features = model.embed_task(support, query, adapted.body)
+        return apply_head(model, adapted.head, features)
+
+    return answer
+
+
+def _make_probe(
+    model: ANIL, blocks: dict[str, list[keras.layers.Layer]], ways: int, steps: int
+) -> Callable[..., Any]:
+    """A function from a task to the queries' activations of every block and of the head.
+
+    It returns them under the initial and under the adapted weights.
+    """
+    backbone = model.backbone
+    outputs = [layers[-1].output for layers in blocks.values()]
+    probe = keras.Model(backbone.inputs, [*outputs, backbone.outputs[0]])
+
+    def order(values: Sequence[tf.Tensor], trainable: bool) -> list[tf.Tensor]:
+        """Values in the order of the backbone's variables, in that of the probe's."""
+        own, others = (
+            model.trainable_variables if trainable else model.non_trainable_variables
+            for model in (probe, backbone)
+        )
+        by_variable = {id(other): value for other, value in zip(others, values, strict=True)}
+        return [tf.convert_to_tensor(by_variable[id(variable)]) for variable in own]
+
+    def activations(weights: Weights, support: tf.Tensor, query: tf.Tensor) -> list[tf.Tensor]:
+        state = backbone.non_trainable_variables
+        if model.norm == "support":
+            _, state = model.run_backbone(support, weights.body)
+        (*layers, features), _ = probe.stateless_call(
+            order(weights.body, True), order(state, False), query, training=model.norm == "task"
+        )
+        features = tf.cast(features, tf.float32)
+        return [*layers, apply_head(model, weights.head, features)]
+
+    @tf.function
+    def both(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor) -> Any:
+        initial = initial_weights(model, ways)
+        adapting = adapting_weights(model, initial)
+        adapted = adapt_task(model, support, labels, initial, adapting, steps)
+        return tuple(activations(weights, support, query) for weights in (initial, adapted))
+
+    return both
+
+
+def measure_speed(recipe: Recipe, sampler: EpisodeSampler) -> dict[str, Any]:
+    """Median milliseconds of ANIL and MAML with this recipe, taken in turns.
+
+    Returns:
+        For `train_step` (a whole outer step on a meta-batch of the training's size, of the
+        sampler's tasks) and `adaptation` (from a task's support images to its adapted weights):
+        `anil`, `maml` and `ratio`, how many times longer MAML takes.
+    """
+    norm = "support" if recipe.model.norm == "batch" else recipe.model.norm
+    table = recipe.model.model_copy(update={"norm": norm, "head_init": "per_class"})
+    training = recipe.training.model_copy(update={"ways": sampler.ways})
+    models = {
+        name: build_model(
+            recipe.model_copy(update={"algorithm": name, "model": table, "training": training})
+        )
+        for name in ("anil", "maml")
+    }
+    inputs, labels = next(iter(sampler.dataset(1, recipe.training.tasks)))
+    support, support_y = inputs["support_x"][0], inputs["support_y"][0]
+    steps: dict[str, Callable[[], Any]] = {
+        name: functools.partial(model.train_on_batch, inputs, labels)
+        for name, model in models.items()
+    }
+    loops = {name: _make_adaptation(model, support, support_y) for name, model in models.items()}
+    return {"train_step": _time_in_turns(steps), "adaptation": _time_in_turns(loops)}
+
+
+def _make_adaptation(model: ANIL, support: tf.Tensor, labels: tf.Tensor) -> Callable[[], Any]:
+    """The adaptation of one task from its support images, as each algorithm does it best."""
+
+    @tf.function
+    def adapt(support: tf.Tensor, labels: tf.Tensor) -> Any:
+        if model.adapts_body:
+            initial = initial_weights(model)
+            adapted = adapt_task(model, support, labels, initial, adapting_weights(model, initial))
+            return [*adapted.body, *adapted.head]
+        features, _ = model.run_backbone(support)
+        return model.adapt_head(features[tf.newaxis], labels[tf.newaxis])(features[tf.newaxis])
+
+    return lambda: [value.numpy() for value in tf.nest.flatten(adapt(support, labels))]
+
+
+def _time_in_turns(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(SPEED_REPEATS + 1):  # the first, which traces, does not count
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            times[name].append(1000 * (time.perf_counter() - started))
+    median = {name: statistics.median(taken[1:]) for name, taken in times.items()}
+    figures = {name: round(value, 3) for name, value in median.items()}
+    return {**figures, "ratio": round(median["maml"] / median["anil"], 2)}
+
+
+def format_analysis(figures: dict[str, Any]) -> str:
+    """The figures as tables for a terminal."""
+    lines = [
+        f"{figures['algorithm']}, {figures['tasks']} tasks of the {figures['split']} split, "
+        f"{figures['ways']}-way {figures['shots']}-shot, {figures['inner_steps']} inner steps, "
+        f"norm={figures['norm']}",
+        "",
+        f"without head and inner loop (NIL)   {percent(figures['nil'])}",
+    ]
+    for row in figures["freezing"]:
+        frozen = ", ".join(row["frozen"]) or "none"
+        lines.append(f"frozen: {frozen:<28}{percent(row)}")
+    lines += ["", f"{'before against after':<22}{'SVCCA':<18}CKA"]
+    for name, row in figures["similarity"].items():
+        svcca_text, cka_text = (share(row[key], row[f"{key}_ci95"]) for key in ("svcca", "cka"))
+        lines.append(f"{name:<22}{svcca_text:<18}{cka_text}")
+    lines += ["", f"{'milliseconds':<22}{'ANIL':<10}{'MAML':<10}times"]
+    for name, row in figures["speed"].items():
+        label = name.replace("_", " ")
+        lines.append(f"{label:<22}{row['anil']:<10.1f}{row['maml']:<10.1f}{row['ratio']:.1f}")
+    return "\n".join(lines)
+
+
+def percent(row: dict[str, Any]) -> str:
+    """An accuracy and its interval."""
+    return f"{row['accuracy']:.1%} +- {row['ci95']:.1%}"
+
+
+def share(value: float | None, interval: float | None) -> str:
+    """A similarity and its interval; a dash where it is not defined."""
+    return "-" if value is None else f"{value:.3f} +- {interval:.3f}"
