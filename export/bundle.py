@@ -136,10 +136,6 @@ def _write_bundle(
     verification = _make_verification(model.backbone, head, image, label, model.ways)
     feature_size = verification.kernel.shape[0]
     recipe = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
-    if "saved_model" in targets:
-        model_name = served_name(recipe["name"])
-        write_warmup(folder, model_name, choose_requests(verification, head))
-        write_serving(folder, recipe["name"])
     manifest = Manifest(
         name=recipe["name"],
         image_shape=image.shape[1:],
@@ -175,6 +171,9 @@ def _write_bundle(
         EXPORTERS[target](graphs, folder)
         if int8 and target in QUANTIZERS:
             QUANTIZERS[target](folder, image)
+    if "saved_model" in targets:
+        write_warmup(folder, served_name(manifest.name), choose_requests(verification, head))
+        write_serving(folder, manifest.name)
     if trainer:
         export_trainer(graphs, folder)
     verification.write(folder)
