@@ -92,7 +92,7 @@ def gram_loop(
         gram: `[..., M, M]`, from `gram_matrix(support, support)`.
         logits: `[..., M, N]`, the support's logits under the initial head.
         residual: Maps logits to dL/dlogits, zero in rows that do not count.
-        learning_rate: Scalar, or `[k]` as in `rate_at`.
+        learning_rate: Scalar, or `[k]` as in `rate_at` where `steps` is a Python int.
         steps: A Python int is unrolled; an int32 scalar tensor becomes a `tf.while_loop`.
 
     Returns:
@@ -101,24 +101,24 @@ def gram_loop(
     initial_logits, coefficients = logits, tf.zeros_like(logits)
 
     def step(
-        count: int | tf.Tensor, logits: tf.Tensor, coefficients: tf.Tensor
+        rate: tf.Tensor | float, logits: tf.Tensor, coefficients: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        coefficients -= rate_at(learning_rate, count) * residual(logits)
+        coefficients -= rate * residual(logits)
         # From all of A, not from its change: the next step then corrects what rounding does to A.
         return initial_logits + tf.matmul(gram, coefficients), coefficients
 
     if isinstance(steps, int):
         for count in range(steps):
-            logits, coefficients = step(count, logits, coefficients)
+            logits, coefficients = step(rate_at(learning_rate, count), logits, coefficients)
         return logits, coefficients
 
-    _, logits, coefficients = tf.while_loop(
-        lambda count, *_: count < steps,
-        lambda count, logits, coefficients: (count + 1, *step(count, logits, coefficients)),
-        (tf.constant(0, tf.int32), logits, coefficients),
-        shape_invariants=(tf.TensorShape([]), logits.shape, logits.shape),
+    return tf.while_loop(
+        lambda *_: True,
+        lambda *state: step(learning_rate, *state),
+        (logits, coefficients),
+        shape_invariants=(logits.shape, logits.shape),
+        maximum_iterations=steps,
     )
-    return logits, coefficients
 
 
 class LinearAdaptation(NamedTuple):
