@@ -49,7 +49,7 @@ def make_episodes(bundle: Path, manifest: Manifest) -> list[Episode]:
             runtime.features(support), labels, *runtime.initial_head(WAYS),
             runtime.inner_lr, runtime.inner_steps,
         )  # fmt: skip
-        head = Head(adapted.kernel, adapted.bias, names, manifest.backbone_sha256)
+        head = Head.without_support(adapted.kernel, adapted.bias, names, manifest.backbone_sha256)
         _, probabilities = runtime.predict(runtime.features(query), head.kernel, head.bias)
         episodes.append((support, labels, query, head, probabilities))
     return episodes

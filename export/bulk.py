@@ -124,7 +124,8 @@ def read_heads(output: str | Path, manifest: Manifest) -> Iterator[tuple[Any, He
                     bias = np.array(row["bias"], np.float32)
                     kernel = np.frombuffer(row["kernel"], "<f4").reshape(-1, bias.size)
                     names = tuple(map(str, range(bias.size)))
-                    yield row["task"], Head(kernel, bias, names, manifest.backbone_sha256)
+                    head = Head.without_support(kernel, bias, names, manifest.backbone_sha256)
+                    yield row["task"], head
 
 
 def find_done(job: Job, chunk: Chunk) -> Done | None:

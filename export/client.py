@@ -116,9 +116,10 @@ class FewShotClient:
         if names is None:
             names = [str(label) for label in range(int(labels.max(initial=-1)) + 1)]
         start = self._initial_head(len(names))
+        features = self.features(images)
         adapted = self.call(
             "adapt",
-            features=self.features(images),
+            features=features,
             labels=labels,
             **start,
             learning_rate=self.manifest.inner_lr if learning_rate is None else learning_rate,
@@ -126,10 +127,13 @@ class FewShotClient:
         )
         if not adapted["rows_used"]:
             raise ValueError(f"no image has a label in 0..{len(names) - 1}: nothing to learn from")
+        counted = (labels >= 0) & (labels < len(names))
         return Head(
             adapted["adapted_kernel"],
             adapted["adapted_bias"],
             tuple(names),
+            features[counted],
+            labels[counted].astype(np.int32),
             self.manifest.backbone_sha256,
         )
 

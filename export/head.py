@@ -37,6 +37,14 @@ class Head(NamedTuple):
     support_labels: np.ndarray
     backbone_sha256: str
 
+    @classmethod
+    def without_support(
+        cls, kernel: np.ndarray, bias: np.ndarray, names: tuple[str, ...], backbone_sha256: str
+    ) -> "Head":
+        """A head that can predict and not grow."""
+        features, labels = np.zeros((0, len(kernel)), np.float32), np.zeros(0, np.int32)
+        return cls(kernel, bias, names, features, labels, backbone_sha256)
+
     @property
     def support(self) -> dict[str, np.ndarray]:
         """Features `[shots, D]` of each class, by name."""

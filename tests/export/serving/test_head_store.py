@@ -62,7 +62,7 @@ def make_head(manifest, seed, sha256=None):
     rng = np.random.default_rng(seed)
     kernel = rng.normal(size=(manifest.feature_size, 3)).astype(np.float32)
     bias = rng.normal(size=3).astype(np.float32)
-    return Head(kernel, bias, ("a", "b", "ц"), sha256 or manifest.backbone_sha256)
+    return Head.without_support(kernel, bias, ("a", "b", "ц"), sha256 or manifest.backbone_sha256)
 
 
 def assert_same(actual, expected):
