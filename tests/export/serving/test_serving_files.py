@@ -107,7 +107,7 @@ def test_the_cluster_manifest_fits_together(bundle):
 
 
 def test_configuration_is_no_format(bundle):
-    assert read_manifest(bundle).formats == ["onnx", "saved_model"]
+    assert read_manifest(bundle).formats == ["litert", "onnx", "saved_model"]
 
 
 def test_a_bundle_without_a_saved_model_has_no_configuration(run, tmp_path):
