@@ -8,7 +8,9 @@ from anil_tf.training.recipe import Training, read_recipe, recipe_names, write_r
 def test_the_promised_recipes_come_along():
     assert set(recipe_names()) >= {
         "glyphs",
+        "grocery84",
         "sinusoid",
+        *(f"paper-omniglot-20way-{shots}shot" for shots in (1, 5)),
         *(f"omniglot-{ways}way-{shots}shot" for ways in (5, 20) for shots in (1, 5)),
         *(f"mini-imagenet-5way-{shots}shot" for shots in (1, 5)),
     }

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import keras
@@ -231,6 +232,35 @@ def test_training_learns_to_adapt_to_its_classes(tree, tmp_path):
     figures = evaluate_path(tmp_path / "run", tree, {"episodes": 50}, split="train")
     assert figures["accuracy_before_adaptation"] == pytest.approx(1 / 3)
     assert figures["accuracy"] - figures["ci95"] > 0.7
+
+
+def test_photographs_of_a_users_own_folder_train(shared_data, tmp_path):
+    """The recipe of the groceries, on a small tree made of them."""
+    archive = shared_data / "grocery84.zip"
+    if not archive.is_file():
+        pytest.skip(f"no {archive.name} among the shared data")
+    files: dict[str, list[str]] = {}
+    with zipfile.ZipFile(archive) as photographs:
+        for name in photographs.namelist():
+            if name.endswith((".jpg", ".jpeg", ".png")):
+                files.setdefault(Path(name).parent.name, []).append(name)
+        for group in sorted(files)[:9]:
+            for name in sorted(files[group])[:5]:
+                path = tmp_path / "photographs" / group / Path(name).name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(photographs.read(name))
+    settings = (
+        "data.split_sizes=[3, 3, 3]", "model.backbone.filters=4", "training.ways=3",
+        "training.shots=2", "training.queries=2", "training.steps=4", "training.tasks=2",
+        "training.validation_episodes=2", "evaluation.ways=3", "evaluation.shots=3",
+        "evaluation.queries=2", "evaluation.episodes=4",
+    )  # fmt: skip
+    recipe = read_recipe("grocery84", settings)
+    training.train(recipe, tmp_path / "run", tmp_path / "photographs")
+    figures = evaluate_path(tmp_path / "run", tmp_path / "photographs")
+    assert figures["accuracy_before_adaptation"] == pytest.approx(1 / 3)
+    with np.load(tmp_path / "run" / "examples.npz", allow_pickle=False) as examples:
+        assert examples["image"].shape[1:] == (84, 84, 3)
 
 
 def test_a_picture_marks_right_and_wrong_answers(tmp_path):
