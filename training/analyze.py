@@ -118,7 +118,7 @@ def compare_tasks(model: ANIL, sampler: EpisodeSampler, tasks: int, steps: int) 
     blocks = list_blocks(model.backbone)
     names = list(blocks)
     depths = range(len(names) + 1) if model.adapts_body else ()
-    answers = {depth: _make_answer(model, blocks, depth, sampler.ways, steps) for depth in depths}
+    answers = _make_answers(model, blocks, depths, sampler.ways, steps)
     probe = _make_probe(model, blocks, sampler.ways, steps)
     cosines = tf.function(lambda inputs: answer_by_cosines(model, inputs, sampler.ways)[0])
 
@@ -131,8 +131,7 @@ def compare_tasks(model: ANIL, sampler: EpisodeSampler, tasks: int, steps: int) 
         inputs = {key: tf.constant(episode[key]) for key in TASK}
         task = list(inputs.values())
         batch = {key: value[tf.newaxis] for key, value in inputs.items()}
-        logits: dict[Any, tf.Tensor] = {depth: answers[depth](*task) for depth in depths}
-        logits["nil"] = cosines(batch)
+        logits: dict[Any, tf.Tensor] = {**answers(*task), "nil": cosines(batch)}
         for key, values in logits.items():
             right[key].append(float(np.mean(values.numpy().argmax(-1) == episode["query_y"])))
         before, after = probe(*task)
@@ -164,26 +163,36 @@ def _mean(name: str, values: Sequence[float], prefix: str = "") -> dict[str, flo
     return {name: mean, f"{prefix}ci95": interval}
 
 
-def _make_answer(
-    model: ANIL, blocks: dict[str, list[keras.layers.Layer]], frozen: int, ways: int, steps: int
-) -> Callable[..., tf.Tensor]:
-    """A function from a task to its queries' logits, adapted with the first blocks frozen."""
-    still = {
-        id(variable)
-        for layers in list(blocks.values())[:frozen]
+def _make_answers(
+    model: ANIL,
+    blocks: dict[str, list[keras.layers.Layer]],
+    depths: Sequence[int],
+    ways: int,
+    steps: int,
+) -> Callable[..., dict[int, tf.Tensor]]:
+    """A function from a task to its queries' logits, adapted with the first blocks frozen.
+
+    It returns them for each depth, how many blocks are.
+    """
+    block_of = {
+        id(variable): number
+        for number, layers in enumerate(blocks.values())
         for layer in layers
         for variable in layer.trainable_variables
     }
 
     @tf.function
-    def answer(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
+    def answer(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor) -> dict[int, tf.Tensor]:
         initial = initial_weights(model, ways)
-        adapting = adapting_weights(model, initial)
-        for index, variable in enumerate(model.backbone.trainable_variables):
-            adapting[index] = adapting[index] and id(variable) not in still
-        adapted = adapt_task(model, support, labels, initial, adapting, steps)
-        _, features = model.embed_task(support, query, adapted.body)
-        return apply_head(model, adapted.head, features)
+        logits = {}
+        for depth in depths:
+            adapting = adapting_weights(model, initial)
+            for index, variable in enumerate(model.backbone.trainable_variables):
+                adapting[index] = adapting[index] and block_of[id(variable)] >= depth
+            adapted = adapt_task(model, support, labels, initial, adapting, steps)
+            _, features = model.embed_task(support, query, adapted.body)
+            logits[depth] = apply_head(model, adapted.head, features)
+        return logits
 
     return answer
 
