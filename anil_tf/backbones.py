@@ -37,10 +37,15 @@ def _convolution(x: keras.KerasTensor, filters: int, name: str, **kwargs: int) -
     return BatchNormalization(momentum=0.95, epsilon=1e-3, name=f"{name}_norm")(x)
 
 
-def _features(x: keras.KerasTensor, pooling: bool, cosine: bool) -> keras.KerasTensor:
+def _features(
+    x: keras.KerasTensor, pooling: bool, cosine: bool, length: float = 1.0
+) -> keras.KerasTensor:
     layer = keras.layers.GlobalAveragePooling2D if pooling else keras.layers.Flatten
     x = layer(name="pooling" if pooling else "flatten")(x)
-    return keras.layers.UnitNormalization(name="unit_length")(x) if cosine else x
+    if not cosine:
+        return x
+    x = keras.layers.UnitNormalization(name="unit_length")(x)
+    return x if length == 1.0 else keras.layers.Rescaling(length, name="length")(x)
 
 
 def conv4(
@@ -82,6 +87,7 @@ def conv4_strided(
     pooling: bool = True,
     invert: bool = False,
     cosine: bool = False,
+    length: float = 1.0,
 ) -> keras.Model:
     """Four blocks of strided 3x3 convolution, batch norm and ReLU: MAML's Omniglot network.
 
@@ -93,6 +99,9 @@ def conv4_strided(
             flattening it.
         invert: Dark ink on light paper.
         cosine: Features of unit length and both signs; see above.
+        length: That of every feature vector with `cosine`. A head whose rate is r learns as one of
+            unit length at r times the square of it, which is how MAML, whose body takes the same
+            rate, can have a head that learns fast.
 
     Returns:
         A model `[B, H, W, C] -> [B, D]`.
@@ -102,7 +111,7 @@ def conv4_strided(
         x = _convolution(x, filters, f"block{block}", strides=2)
         if block < blocks or not cosine:
             x = keras.layers.ReLU(name=f"block{block}_relu")(x)
-    return keras.Model(image, _features(x, pooling, cosine), name="conv4_strided")
+    return keras.Model(image, _features(x, pooling, cosine, length), name="conv4_strided")
 
 
 def resnet12(

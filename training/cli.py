@@ -118,23 +118,31 @@ def analyze(
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["paper"]))
+@click.argument("study", type=click.Choice(["paper", "options"]))
 @_data_dir
-@click.option("--output", type=_PATH, default=Path("paper"), show_default=True)
+@click.option("--output", type=_PATH, help="Where runs and report go. [default: the study's name]")
 @click.option("--budget", help="Time for all training, such as 90m or 4h. [default: the full one]")
 @_json
 def reproduce(
-    what: str, data_dir: Path | None, output: Path, budget: str | None, json_path: Path | None
+    study: str,
+    data_dir: Path | None,
+    output: Path | None,
+    budget: str | None,
+    json_path: Path | None,
 ) -> None:
-    """Train, test and analyse all of the paper's contrasts on Omniglot, into one report.
+    """Repeat a whole study on Omniglot, into one report.
+
+    paper: all contrasts of "Rapid Learning or Feature Reuse?", trained, tested and analysed.
+    options: what each option of a recipe is worth.
 
     Every stage is a run of its own below the output folder. Called again, with the same budget,
     finished stages are kept and an interrupted one goes on.
     """
-    del what
-    from anil_tf.training.reproduce import reproduce_paper
+    from anil_tf.training.reproduce import STUDIES
+    from anil_tf.training.reproduce import reproduce as reproduce_study
 
-    rows = reproduce_paper(output, data_dir, budget)
+    output = output or Path(study)
+    rows = reproduce_study(STUDIES[study], output, data_dir, budget)
     click.echo(f"The report is {output / 'report.md'} and {output / 'report.html'}")
     write_json(json_path, rows)
 

@@ -129,11 +129,11 @@ def describe(figures: dict[str, Any]) -> str:
     )
 
 
-def record(run: Path, figures: dict[str, Any]) -> None:
-    """Keeps a run's last evaluations in its `metrics.json`, from where a bundle quotes them."""
+def record(run: Path, figures: dict[str, Any], key: str) -> None:
+    """Keeps an evaluation in a run's `metrics.json`, from where bundles and reports quote it."""
     path = run / "metrics.json"
     metrics = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    metrics["evaluate_nil" if figures["nil"] else "evaluate"] = figures
+    metrics[key] = figures
     write_json(path, metrics)
 
 
@@ -145,6 +145,7 @@ def evaluate_path(
     seed: int | None = None,
     runtime: str | None = None,
     nil: bool = False,
+    key: str | None = None,
 ) -> dict[str, Any]:
     """Evaluates a run directory or an exported bundle.
 
@@ -156,6 +157,7 @@ def evaluate_path(
         seed: Of the episodes; the recipe's by default.
         runtime: `"keras"` for a run; a name of `export.runtime.RUNTIMES` for a bundle.
         nil: As of `evaluate_episodes`.
+        key: Under which a run keeps the figures; `evaluate`, or `evaluate_nil`, by default.
 
     Returns:
         The figures of `evaluate_episodes`, `norm`, `split` and `seed`. A run's evaluation on its
@@ -191,5 +193,5 @@ def evaluate_path(
     figures = evaluate_episodes(opened, sampler, protocol.episodes, protocol.inner_steps, nil)
     figures |= {"norm": norm, "split": split, "seed": seed}
     if opened.name == "keras" and split == "test":
-        record(path, figures)
+        record(path, figures, key or ("evaluate_nil" if nil else "evaluate"))
     return figures

@@ -1,22 +1,14 @@
-"""The report of `anil reproduce paper`: the paper's figures beside ours, as Markdown and HTML."""
+"""The report of `anil reproduce paper`: the paper's figures beside ours."""
 
-import base64
-import html
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from anil_tf.training.analyze import percent, share
+from anil_tf.training.study_report import NOT_RUN, PROTOCOL, Runs, Section
 
-NOT_RUN = "not run"
-COLUMNS = ("", "paper", "ours", "episodes", "training steps", "norm", "minutes")
-NORMS = {
-    "batch": "batch (inductive)",
-    "support": "support (inductive)",
-    "task": "task (transductive)",
-}
+TITLE = "Rapid learning or feature reuse? The paper's experiments on Omniglot"
+COLUMNS = ("", "paper", "ours", *PROTOCOL)
 
 # Published figures: Raghu et al., "Rapid Learning or Feature Reuse? Towards Understanding the
 # Effectiveness of MAML", ICLR 2020, https://arxiv.org/abs/1909.09157, tables 1, 2, 4, 5 and 6 and
@@ -42,72 +34,15 @@ FREEZING = ("46.9 / 63.1 %", "46.5 %", "46.4 %", "46.3 %", "46.3 / 61.0 %")
 SPEED = {"train_step": "1.7", "adaptation": "4.1"}
 
 
-@dataclass(frozen=True)
-class Section:
-    """A heading, what to know of it, a table of `COLUMNS`, and pictures."""
-
-    title: str
-    text: str
-    rows: list[tuple[str, ...]]
-    pictures: tuple[Path, ...] = ()
-
-
-class Runs:
-    """What lies below the output folder.
-
-    Args:
-        folder: Of the stages' run directories.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def read(self, stage: str, name: str) -> dict[str, Any]:
-        """A JSON file of a stage; empty where it is not there."""
-        path = self.folder / stage / name
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
-
-    def row(self, label: str, paper: str, stage: str, key: str = "evaluate") -> tuple[str, ...]:
-        """A test of a stage, `key` of its metrics."""
-        metrics = self.read(stage, "metrics.json")
-        return self._row(label, paper, stage, metrics.get(key), percent)
-
-    def analysed(
-        self, label: str, paper: str, stage: str, text: Callable[[dict[str, Any]], str]
-    ) -> tuple[str, ...]:
-        """A figure of a stage's analysis."""
-        return self._row(label, paper, stage, self.read(stage, "analysis.json"), text)
-
-    def _row(
-        self,
-        label: str,
-        paper: str,
-        stage: str,
-        figures: dict[str, Any] | None,
-        text: Callable[[dict[str, Any]], str],
-    ) -> tuple[str, ...]:
-        if not figures:
-            return (label, paper, NOT_RUN, "", "", "", "")
-        trained = self.read(stage, "metrics.json")["train"]
-        return (
-            label,
-            paper,
-            text(figures),
-            str(figures.get("episodes") or figures["tasks"]),
-            f"{trained['steps']:,}",
-            NORMS[figures["norm"]],
-            f"{trained['seconds'] / 60:.1f}",
-        )
-
-
-def build_sections(folder: Path) -> Iterator[Section]:
-    """The report's sections from what has been run."""
+def paper_sections(folder: Path) -> Iterator[Section]:
+    """The paper's tables from what has been run."""
     runs = Runs(folder)
     yield Section(
         "Accuracy",
         "Omniglot, 20-way, 423 characters never seen in training. The paper's +- is the deviation "
         "over three seeds, ours a 95% interval over episodes of one seed. First-order MAML and "
         "BOIL are not in the paper.",
+        COLUMNS,
         [
             row
             for shots in ("1shot", "5shot")
@@ -132,6 +67,7 @@ def build_sections(folder: Path) -> Iterator[Section]:
         "Every body tested by NIL: no head, no inner loop, cosines to the support set. The paper's "
         "figures are of mini-ImageNet, 5-way 1-shot / 5-shot, ours of Omniglot, 20-way 1-shot: the "
         "order compares, the figures do not.",
+        COLUMNS,
         [
             runs.row(label, paper, f"{name}-1shot", "evaluate_nil")
             for name, (label, paper) in REGIMES.items()
@@ -141,6 +77,7 @@ def build_sections(folder: Path) -> Iterator[Section]:
         "Accuracy with layers frozen during adaptation",
         "A MAML-trained network, adapted at test with its first layers left as they are. The "
         "paper's figures are of mini-ImageNet, 5-way 1-shot / 5-shot.",
+        COLUMNS,
         [_freezing_row(runs, frozen, paper) for frozen, paper in enumerate(FREEZING)],
         (folder / "maml-1shot" / "analysis.png",),
     )
@@ -149,6 +86,7 @@ def build_sections(folder: Path) -> Iterator[Section]:
         "SVCCA (99% of the variance, a position of a convolution is a row) / linear CKA (an image "
         "is a row) of the queries' activations. The paper plots CCA of MAML on mini-ImageNet. "
         "BOIL, whose head stays, is the contrast.",
+        COLUMNS,
         [
             row
             for stage, title in (("maml-1shot", "MAML"), ("boil-1shot", "BOIL"))
@@ -160,6 +98,7 @@ def build_sections(folder: Path) -> Iterator[Section]:
         "Speed",
         "How many times longer MAML takes than ANIL, medians in one process, taken in turns, of "
         "20-way 1-shot tasks with five inner steps.",
+        COLUMNS,
         [
             runs.analysed(
                 {"train_step": "a training step", "adaptation": "adapting to a task"}[name],
@@ -199,66 +138,3 @@ def _similarity_rows(runs: Runs, stage: str, title: str) -> list[tuple[str, ...]
         return runs.analysed(f"{title}, {layer}", paper, stage, text)
 
     return [row(layer) for layer in layers]
-
-
-def write_report(folder: Path) -> list[dict[str, Any]]:
-    """Writes `report.md` and `report.html`, which holds its pictures.
-
-    Args:
-        folder: Of the stages' run directories; those not there are "not run".
-
-    Returns:
-        Every row as a dictionary of `section` and `COLUMNS`, whose first is `row`.
-    """
-    sections = list(build_sections(folder))
-    title = "Rapid learning or feature reuse? The paper's experiments on Omniglot"
-    (folder / "report.md").write_text(_markdown(title, sections, folder), encoding="utf-8")
-    (folder / "report.html").write_text(_html(title, sections), encoding="utf-8")
-    names = ("row", *COLUMNS[1:])
-    return [
-        {"section": section.title, **dict(zip(names, row, strict=True))}
-        for section in sections
-        for row in section.rows
-    ]
-
-
-def _markdown(title: str, sections: list[Section], folder: Path) -> str:
-    lines = [f"# {title}", ""]
-    for section in sections:
-        lines += [f"## {section.title}", "", section.text, ""]
-        lines += [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in section.rows]
-        lines.append("")
-        for picture in section.pictures:
-            if picture.is_file():
-                lines += [f"![{section.title}]({picture.relative_to(folder).as_posix()})", ""]
-    return "\n".join(lines)
-
-
-_STYLE = """
-body { font-family: sans-serif; max-width: 64em; margin: 2em auto; padding: 0 1em; color: #1f2328 }
-table { border-collapse: collapse; margin: 1em 0 }
-th, td { border-bottom: 1px solid #d1d9e0; padding: 0.3em 0.8em; text-align: left }
-img { max-width: 100% }
-"""
-
-
-def _html(title: str, sections: list[Section]) -> str:
-    def cells(row: tuple[str, ...], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-
-    parts = [f"<h1>{html.escape(title)}</h1>"]
-    for section in sections:
-        parts += [f"<h2>{html.escape(section.title)}</h2>", f"<p>{html.escape(section.text)}</p>"]
-        parts += ["<table>", cells(COLUMNS, "th"), *(cells(row, "td") for row in section.rows)]
-        parts.append("</table>")
-        for picture in section.pictures:
-            if picture.is_file():
-                data = base64.b64encode(picture.read_bytes()).decode()
-                parts.append(f'<img alt="{html.escape(section.title)}" '
-                             f'src="data:image/png;base64,{data}">')  # fmt: skip
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{html.escape(title)}'
-        f"</title>\n<style>{_STYLE}</style>\n{body}\n</html>\n"
-    )

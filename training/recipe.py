@@ -79,6 +79,7 @@ class Backbone(_Table):
     pooling: bool | None = None
     invert: bool | None = None
     cosine: bool | None = None
+    length: Annotated[float, Field(gt=0)] | None = None
     units: Count | None = None
     layers: Count | None = None
 
@@ -116,7 +117,7 @@ class Model(_Table):
 
 
 class Training(_Table):
-    """The outer loop: Adam, its rate falling to zero along a cosine.
+    """The outer loop, by Adam.
 
     Attributes:
         ways: Classes of a training episode. With a shared head they may be more than those of
@@ -126,6 +127,7 @@ class Training(_Table):
         tasks: Episodes of a meta-batch.
         steps: Outer steps in all; none for random features.
         learning_rate: The initial outer rate.
+        schedule: Whether it falls to zero along a cosine (Loshchilov & Hutter 2017) or stays.
         checkpoint_every: Steps between checkpoints and validations, adjusted so that they divide
             the training evenly.
         validation_episodes: Episodes of each validation, of the training's ways and shots.
@@ -137,6 +139,7 @@ class Training(_Table):
     tasks: Count = 4
     steps: Annotated[int, Field(ge=0)] = 10_000
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
     checkpoint_every: Count = 500
     validation_episodes: Count = 100
 

@@ -56,11 +56,12 @@ def build_model(recipe: Recipe, labels: int | None = None) -> ANIL:
         ways=1 if regression else labels or training.ways,
         **options,
     )
-    schedule = keras.optimizers.schedules.CosineDecay(
-        training.learning_rate, max(1, training.epochs * training.steps_per_epoch)
-    )
+    rate: Any = training.learning_rate
+    if training.schedule == "cosine":
+        steps = max(1, training.epochs * training.steps_per_epoch)
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     metric = EpisodeMeanSquaredError() if regression else EpisodeAccuracy()
-    model.compile(keras.optimizers.Adam(schedule), metrics=[metric])
+    model.compile(keras.optimizers.Adam(rate), metrics=[metric])
     return model
 
 

@@ -14,7 +14,7 @@ from anil_tf.training import reproduce
 from anil_tf.training.analyze import analyze, format_analysis, list_blocks
 from anil_tf.training.evaluate import evaluate_path
 from anil_tf.training.recipe import read_recipe
-from anil_tf.training.reproduce import STAGES, Stage, plan, reproduce_paper, scale
+from anil_tf.training.reproduce import STUDIES, Stage, Study, plan, scale
 from anil_tf.training.train import ALGORITHMS, train
 
 RECIPE = "paper-omniglot-20way-1shot"
@@ -164,9 +164,14 @@ def test_blocks_are_named_by_their_layers():
         list_blocks(Opaque())
 
 
-STAGE_TABLE = (
-    Stage("maml-1shot", RECIPE, ("algorithm=maml",), 20, 1.0, analysed=True),
-    Stage("random-1shot", RECIPE, (), 0, 0.0),
+PAPER = STUDIES["paper"]
+SHORT = Study(
+    PAPER.title,
+    (
+        Stage("maml-1shot", RECIPE, ("algorithm=maml",), 20, 1.0, analysed=True),
+        Stage("random-1shot", RECIPE, (), 0, 0.0),
+    ),
+    PAPER.sections,
 )
 
 
@@ -179,10 +184,10 @@ def test_the_report_says_what_was_run_and_what_was_not(tree, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(reproduce, "analyze", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            reproduce_paper(output, tree, None, SMALL, STAGE_TABLE)
+            reproduce.reproduce(SHORT, output, tree, None, SMALL)
     trained = (output / "maml-1shot" / "model.keras").stat().st_mtime_ns
 
-    rows = reproduce_paper(output, tree, None, SMALL, STAGE_TABLE)
+    rows = reproduce.reproduce(SHORT, output, tree, None, SMALL)
     assert (output / "maml-1shot" / "model.keras").stat().st_mtime_ns == trained
     found = {row["row"]: row for row in rows if row["section"] == "Accuracy"}
     maml = found["MAML, 1shot"]
@@ -202,32 +207,36 @@ def test_the_report_says_what_was_run_and_what_was_not(tree, tmp_path, monkeypat
     assert "maml-1shot/analysis.png" in markdown
 
     with pytest.raises(ValueError, match="another budget.*another --output"):
-        reproduce_paper(output, tree, None, [*SMALL, "training.queries=1"], STAGE_TABLE)
+        reproduce.reproduce(SHORT, output, tree, None, [*SMALL, "training.queries=1"])
 
 
 @pytest.mark.parametrize("budget", ["1h", "90m", "1h30m", "0.5h"])
 def test_a_budget_scales_all_steps_alike(budget):
     hours = {"1h": 1, "90m": 1.5, "1h30m": 1.5, "0.5h": 0.5}[budget]
-    factor = scale(budget, STAGES)
-    recipes = {stage: plan(stage, factor) for stage in STAGES}
+    factor = scale(budget, PAPER.stages)
+    recipes = {stage: plan(stage, factor) for stage in PAPER.stages}
     seconds = sum(recipe.training.steps * stage.seconds for stage, recipe in recipes.items())
     assert seconds == pytest.approx(3600 * hours, rel=0.01)
     assert (
-        recipes[next(stage for stage in STAGES if stage.name == "random-1shot")].training.steps == 0
+        recipes[
+            next(stage for stage in PAPER.stages if stage.name == "random-1shot")
+        ].training.steps
+        == 0
     )
 
 
 @pytest.mark.parametrize("budget", ["", "soon", "0h", "10"])
 def test_a_budget_that_is_no_time_is_refused(budget, tmp_path):
     with pytest.raises(ValueError, match="such as 90m, 4h"):
-        reproduce_paper(tmp_path, None, budget)
+        reproduce.reproduce(PAPER, tmp_path, None, budget)
 
 
-def test_every_stage_is_a_valid_recipe():
-    for stage in STAGES:
-        recipe = plan(stage, 1.0)
-        assert recipe.training.steps == stage.steps
-        assert stage.name.endswith(recipe.name.rpartition("-")[2])
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_stage_is_a_valid_recipe(study):
+    for stage in STUDIES[study].stages:
+        assert plan(stage, 1.0).training.steps == stage.steps
+        if study == "paper":
+            assert stage.name.endswith(stage.recipe.rpartition("-")[2])
 
 
 def test_a_maml_run_is_not_exported(maml_run, tmp_path):
