@@ -334,8 +334,8 @@ def test_tasks_that_are_no_tasks_are_refused(bundle, tmp_path):
     for name, fragment in {
         "text.parquet": "is not a Parquet file",
         "other.parquet": "needs the columns task, labels, and features or images. Received: task,",
-        "strings.parquet": "row group 0: a column must hold numbers",
-        "empty": "holds no *.parquet file",
+        "strings.parquet": "group 0: a column must hold numbers",
+        "empty": "holds no *.parquet and no *.tfrecord file",
     }.items():
         result = anil(
             "adapt-many", bundle, "--tasks", tmp_path / name, "--output", tmp_path / f"{name}-out",
