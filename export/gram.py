@@ -48,24 +48,21 @@ def adapt_tasks(
     Returns:
         The heads. That of a task without a row is the initial one, with losses of zero.
     """
-    tasks, rows, size = features.shape
+    tasks, rows, _ = features.shape
     ways = bias.size
     counted = (labels >= 0) & (labels < ways)
     rows_used = counted.sum(axis=1)
     weights = (counted / np.maximum(rows_used, 1)[:, np.newaxis]).astype(np.float32)
     rates = np.float32(learning_rate) * weights
-    classes = np.arange(ways)[:, np.newaxis]
-    targets = (labels[:, np.newaxis] == classes).astype(np.float32)
+    targets = (labels[:, np.newaxis] == np.arange(ways)[:, np.newaxis]).astype(np.float32)
 
-    # The bias is the weight of one more feature, always 1. With the head as further rows, a single
-    # product gives the logits and the Gram matrices.
-    joined = np.empty((tasks, ways + rows, size + 1), np.float32)
-    joined[:, :ways] = np.vstack([kernel, bias]).T
-    support = joined[:, ways:]
-    support[..., :size] = features
-    support[..., size] = 1.0
-    products = joined @ support.transpose(0, 2, 1)
-    logits, gram = products[:, :ways].copy(), products[:, ways:]
+    columns = features.transpose(0, 2, 1)
+    # A copy, since NumPy takes the product of an array and its own transpose for a case of its own,
+    # which takes twice as long. The bias is the weight of one more feature, which is always 1.
+    gram = features.copy() @ columns
+    gram += 1.0
+    logits = kernel.T @ columns
+    logits += bias[:, np.newaxis]
 
     powers, moved = np.empty_like(logits), np.empty_like(logits)
     sums = np.empty((tasks, rows), np.float32)
@@ -98,11 +95,8 @@ def adapt_tasks(
         update -= rate_targets
         logits -= np.matmul(update, gram, out=moved)
         coefficients -= update
-    heads = support.transpose(0, 2, 1) @ coefficients.transpose(0, 2, 1)
-    return Adaptations(
-        kernel + heads[:, :size],
-        bias + heads[:, size],
-        initial_loss,
-        loss(),
-        rows_used.astype(np.int32),
-    )
+    final_loss = loss()
+    kernels = columns @ coefficients.transpose(0, 2, 1)
+    kernels += kernel
+    biases = np.einsum("tnm->tn", coefficients) + bias
+    return Adaptations(kernels, biases, initial_loss, final_loss, rows_used.astype(np.int32))

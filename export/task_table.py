@@ -135,8 +135,9 @@ def _check(batch: pa.RecordBatch, source: str, manifest: Manifest) -> tuple[Task
     expected = rows * width * (dtype.itemsize if is_binary else 1)
     task_of_row = np.repeat(np.arange(len(rows)), rows)
     labels = labels[label_offsets[0] : label_offsets[-1]]
-    beyond = (labels < -1) | (labels >= ways[task_of_row])
-    counted = np.bincount(task_of_row[labels >= 0], minlength=len(rows))
+    beyond = np.zeros(len(rows), bool)
+    beyond[task_of_row[(labels < -1) | (labels >= ways[task_of_row])]] = True
+    padding = np.bincount(task_of_row[labels < 0], minlength=len(rows))
 
     reasons = np.full(len(rows), "", object)
 
@@ -147,9 +148,9 @@ def _check(batch: pa.RecordBatch, source: str, manifest: Manifest) -> tuple[Task
         mark(batch[name].is_null().to_numpy(zero_copy_only=False), f"{name} is null")
     most = manifest.ways if manifest.head_init == "per_class" else np.iinfo(np.int32).max
     mark((ways < 2) | (ways > most), f"ways is not in 2..{most}")
-    mark(counted == 0, "no rows")
+    mark(rows == padding, "no rows")
     mark(rows > MAX_ROWS, f"more than {MAX_ROWS} rows")
-    mark(np.isin(np.arange(len(rows)), task_of_row[beyond]), "a label is out of range")
+    mark(beyond, "a label is out of range")
     mark(np.diff(offsets) != expected, f"{source} is not rows x {width} values")
     good = reasons == ""
     errors = Errors(batch["task"].filter(pa.array(~good)), list(reasons[~good]))
@@ -160,7 +161,9 @@ def _check(batch: pa.RecordBatch, source: str, manifest: Manifest) -> tuple[Task
     values = values[offsets[0] : offsets[-1]]
     values = values.view(dtype) if is_binary else _convert(values, dtype, source)
     inputs = values.reshape(-1, *shape)
-    return Tasks(batch["task"], rows, ways, labels.astype(np.int32), inputs, source), errors
+    return Tasks(
+        batch["task"], rows, ways, labels.astype(np.int32, copy=False), inputs, source
+    ), errors
 
 
 def _ways(batch: pa.RecordBatch, manifest: Manifest) -> np.ndarray:
