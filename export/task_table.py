@@ -129,9 +129,7 @@ def _check(batch: pa.RecordBatch, source: str, manifest: Manifest) -> tuple[Task
     rows = np.diff(label_offsets)
     values, offsets = _flatten(batch[source])
     # Of binary columns these are bytes, of lists numbers.
-    is_binary = pa.types.is_binary(batch[source].type) or pa.types.is_large_binary(
-        batch[source].type
-    )
+    is_binary = _is_binary(batch[source].type)
     expected = rows * width * (dtype.itemsize if is_binary else 1)
     task_of_row = np.repeat(np.arange(len(rows)), rows)
     labels = labels[label_offsets[0] : label_offsets[-1]]
@@ -172,9 +170,19 @@ def _ways(batch: pa.RecordBatch, manifest: Manifest) -> np.ndarray:
     return pc.fill_null(batch["ways"], manifest.ways).to_numpy(zero_copy_only=False)
 
 
+def _is_binary(kind: pa.DataType) -> bool:
+    return any(
+        test(kind)
+        for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    )
+
+
 def _flatten(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Values of lists in lists, or bytes, one after the other, and where each element begins."""
-    if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
+    if pa.types.is_fixed_size_binary(array.type):
+        places = np.arange(array.offset, array.offset + len(array) + 1)
+        return np.frombuffer(array.buffers()[1], np.uint8), places * array.type.byte_width
+    if _is_binary(array.type):
         _, offsets, content = array.buffers()
         kind = np.int64 if pa.types.is_large_binary(array.type) else np.int32
         begins = np.frombuffer(offsets, kind)[array.offset : array.offset + len(array) + 1]

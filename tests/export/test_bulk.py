@@ -96,6 +96,16 @@ def assert_same_as_one_by_one(heads, tasks, runtime, ways=5, steps=None):
         assert row["rows_used"] == expected.rows_used
 
 
+def test_features_may_be_bytes_of_one_length(bundle, runtime, tmp_path):
+    tasks = make_tasks(40, rows=5)
+    table = pq.read_table(write_tasks(tmp_path / "tasks.parquet", tasks))
+    fixed = table["features"].cast(pa.binary(5 * SIZE * 4))
+    path = tmp_path / "fixed.parquet"
+    pq.write_table(table.set_column(1, "features", fixed), path, row_group_size=16)
+    heads, _ = fit_here(bundle, path, tmp_path / "out")
+    assert_same_as_one_by_one(heads, tasks, runtime)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_heads_are_those_of_one_by_one_in_every_layout(bundle, runtime, tmp_path, layout):
     tasks = make_tasks(40)
