@@ -69,7 +69,8 @@ def adapt_tasks(
 
     def exponentiate() -> np.ndarray | None:
         """Fills `powers` and `sums`; returns what it took off the logits, if anything."""
-        np.exp(logits, out=powers)
+        with np.errstate(over="ignore"):  # then the sums say so
+            np.exp(logits, out=powers)
         np.einsum("tnm->tm", powers, out=sums)
         if sums.min() > SMALLEST_SUM and sums.max() < LARGEST_SUM:  # false for NaN too
             return None

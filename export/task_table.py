@@ -140,7 +140,8 @@ def _check(batch: pa.RecordBatch, source: str, manifest: Manifest) -> tuple[Task
     reasons = np.full(len(rows), "", object)
 
     def mark(bad: np.ndarray, reason: str) -> None:
-        reasons[bad & (reasons == "")] = reason
+        if bad.any():
+            reasons[bad & (reasons == "")] = reason
 
     for name in ("task", "labels", source):
         mark(batch[name].is_null().to_numpy(zero_copy_only=False), f"{name} is null")

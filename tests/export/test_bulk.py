@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
 
 from anil_tf.export import bulk  # noqa: E402
+from anil_tf.export.task_table import Tasks  # noqa: E402
 
 SIZE = 64
 
@@ -156,6 +158,19 @@ def test_images_go_through_the_backbone(bundle, runtime, images, tmp_path):
         for task, part, one in zip([7, 8, 9], parts, labels, strict=True)
     ]
     assert_same_as_one_by_one(heads, tasks, runtime)
+
+
+def test_data_with_one_axis_go_through_the_backbone_too(runtime, images):
+    flat = types.SimpleNamespace(
+        features=lambda rows: runtime.features(rows.reshape(-1, 28, 28, 1)),
+        initial_head=runtime.initial_head,
+    )
+    labels = np.arange(12, dtype=np.int32) % 3
+    tasks = Tasks(
+        pa.array([1]), np.array([12]), np.array([3]), labels, images.reshape(12, -1), "images"
+    )
+    heads, _ = bulk._fit(tasks, flat, bulk.Job("", "", runtime.inner_lr, runtime.inner_steps))
+    assert_same_as_one_by_one(heads, [(1, runtime.features(images), labels)], runtime, 3)
 
 
 def test_a_task_that_cannot_be_learned_is_named_and_the_others_go_on(bundle, runtime, tmp_path):
