@@ -3,12 +3,15 @@
     make bench-serving
 
 Tasks of 25 rows, 64 features and 5 classes, 10 steps; a million of them are 6.5 GB on the disk. The
-single calls are of ONNX Runtime and of a TensorFlow session, as a server runs them, with features
-in memory; the bulk run is timed whole, from the start of its process, files and all.
+bulk run is timed whole, from the start of its process, files and all. It is compared with single
+calls of ONNX Runtime and of a TensorFlow session, as a server runs them, with features in memory
+and nothing written; and with a loop that does its job one by one, from Parquet to Parquet.
 """
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,7 +75,7 @@ def finish(process: subprocess.Popen) -> None:
         raise SystemExit(f"anil adapt-many failed with status {process.returncode}")
 
 
-def time_loop(runtime: BundleRuntime, features: np.ndarray, rounds: int = 5) -> float:
+def time_calls(runtime: BundleRuntime, features: np.ndarray, rounds: int = 5) -> float:
     """Heads a second of one call after another: the best of some rounds, each of all tasks."""
     head = runtime.initial_head(WAYS)
     rates = []
@@ -82,6 +85,23 @@ def time_loop(runtime: BundleRuntime, features: np.ndarray, rounds: int = 5) -> 
             runtime.adapt(one, LABELS, *head, runtime.inner_lr, STEPS)
         rates.append(len(features) / (time.perf_counter() - start))
     return max(rates)
+
+
+def time_loop(runtime: BundleRuntime, tasks: Path, output: Path, count: int = 5000) -> float:
+    """Heads a second of a loop that reads tasks, adapts to one after the other, writes heads."""
+    start = time.perf_counter()
+    head = runtime.initial_head(WAYS)
+    rows = []
+    with pq.ParquetFile(min(tasks.iterdir())) as parquet:
+        for row in next(parquet.iter_batches(count)).to_pylist():
+            features = np.frombuffer(row["features"], np.float32).reshape(len(row["labels"]), -1)
+            labels = np.array(row["labels"], np.int32)
+            kernel, bias, *numbers = runtime.adapt(features, labels, *head, runtime.inner_lr, STEPS)
+            rows.append((row["task"], kernel.tobytes(), bias.tolist(), *numbers))
+    names = ["task", "kernel", "bias", "initial_loss", "final_loss", "rows_used"]
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    pq.write_table(pa.table(columns), output, compression="none")
+    return len(rows) / (time.perf_counter() - start)
 
 
 def check(runtime: BundleRuntime, tasks: Path, output: Path) -> float:
@@ -119,54 +139,74 @@ def kill_two(process: subprocess.Popen, heads: Path) -> int:
     return killed
 
 
+def same_files(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files, byte by byte."""
+    contents = [
+        {file.name: file.read_bytes() for file in folder.iterdir()} for folder in (one, other)
+    ]
+    return contents[0] == contents[1]
+
+
 @click.command()
 @click.option("--tasks", default=1_000_000, show_default=True, help="How many.")
 @click.option("--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True)
-@click.option("--scratch", type=click.Path(path_type=Path), help="Where there is room for them.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    help="Keep bundle and tasks here, and use those that are here. A temporary one by default.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
-def main(tasks: int, runner: str, scratch: Path | None, json_file: Path | None) -> None:
+def main(tasks: int, runner: str, folder: Path | None, json_file: Path | None) -> None:
     """Time both, compare their heads, then kill workers and compare the outputs."""
-    with tempfile.TemporaryDirectory(dir=scratch) as temporary:
-        folder = Path(temporary)
-        bundle = make_bundle(folder)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        kept, scratch = folder or Path(temporary), Path(temporary)
+        bundle, tables = kept / "bundle", kept / f"tasks-{tasks}"
+        if not bundle.exists():
+            make_bundle(kept)
         runtime = open_bundle(bundle)
-        write_tasks(folder / "tasks", tasks, runtime.manifest.feature_size)
-
-        rng = np.random.default_rng(1)
         size = runtime.manifest.feature_size
-        features = rng.standard_normal((500, ROWS, size), np.float32) / size**0.5
-        single = {
-            name: time_loop(open_bundle(bundle, name), features) for name in ("onnx", "saved_model")
-        }
+        if not tables.exists():
+            write_tasks(tables, tasks, size)
 
         start = time.perf_counter()
-        figures_file = folder / "figures.json"
-        finish(start_run(bundle, folder / "tasks", folder / "heads", figures_file, runner))
+        figures_file = scratch / "figures.json"
+        finish(start_run(bundle, tables, scratch / "heads", figures_file, runner))
         seconds = time.perf_counter() - start
+        megabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         figures = json.loads(figures_file.read_text())
         if figures["heads"] != tasks:
             raise SystemExit(f"{tasks} tasks, but {figures['heads']} heads")
+
+        features = np.random.default_rng(1).standard_normal((500, ROWS, size), np.float32)
+        features /= size**0.5
+        single = {
+            name: time_calls(open_bundle(bundle, name), features)
+            for name in ("onnx", "saved_model")
+        }
+        single["onnx, with files"] = time_loop(runtime, tables, scratch / "loop.parquet")
         figures |= {
             "seconds": seconds,
             "heads_per_second": tasks / seconds,
+            "largest_process_megabytes": megabytes,
             "single_calls_per_second": single,
             "ratios": {name: tasks / seconds / rate for name, rate in single.items()},
-            "largest_difference": check(runtime, folder / "tasks", folder / "heads"),
+            "largest_difference": check(runtime, tables, scratch / "heads"),
         }
+        shutil.rmtree(scratch / "heads")
 
-        first = min((folder / "tasks").iterdir())
-        finish(start_run(bundle, first, folder / "whole", figures_file, "local"))
-        disturbed = start_run(bundle, first, folder / "disturbed", figures_file, "local")
-        figures["workers_killed"] = kill_two(disturbed, folder / "disturbed" / "heads")
+        first = min(tables.iterdir())
+        finish(start_run(bundle, first, scratch / "whole", figures_file, "local"))
+        disturbed = start_run(bundle, first, scratch / "disturbed", figures_file, "local")
+        figures["workers_killed"] = kill_two(disturbed, scratch / "disturbed" / "heads")
         finish(disturbed)
-        figures["same_after_kill"] = all(
-            part.read_bytes() == (folder / "disturbed" / "heads" / part.name).read_bytes()
-            for part in (folder / "whole" / "heads").iterdir()
-        ) and len(list((folder / "disturbed" / "heads").iterdir())) == len(
-            list((folder / "whole" / "heads").iterdir())
+        figures["same_after_kill"] = same_files(
+            scratch / "whole" / "heads", scratch / "disturbed" / "heads"
         )
     print(f"{tasks} tasks, M={ROWS} D={size} N={WAYS}, {STEPS} steps, runner {runner}")
-    print(f"in bulk       {figures['heads_per_second']:>10.0f} heads a second ({seconds:.1f} s)")
+    print(
+        f"in bulk       {figures['heads_per_second']:>10.0f} heads a second ({seconds:.1f} s, "
+        f"largest process {megabytes:.0f} MB)"
+    )
     for name, rate in single.items():
         ratio = figures["ratios"][name]
         print(f"one by one    {rate:>10.0f} heads a second, {name}: ratio {ratio:.1f}x")

@@ -8,6 +8,7 @@ say nothing about TensorFlow Serving's; the output names it.
 """
 
 import multiprocessing
+import resource
 import sys
 import tempfile
 import time
@@ -25,7 +26,7 @@ from anil_tf.export.runtime import open_bundle
 from anil_tf.export.serving import served_name
 from anil_tf.export.transport import ServingError
 from anil_tf.figures import write_json
-from benchmarks.serving_bundle import SHAPE, make_bundle
+from benchmarks.serving_bundle import make_bundle
 
 PROCESSES = 4  # of clients, so that they do not wait for each other's interpreter
 EPISODES, WAYS, SHOTS, QUERIES = 16, 5, 5, 3
@@ -42,9 +43,10 @@ def make_episodes(bundle: Path, manifest: Manifest) -> list[Episode]:
     labels = np.repeat(np.arange(WAYS), SHOTS)
     names = tuple(map(str, range(WAYS)))
     episodes = []
+    shape = runtime.image_shape
     for _ in range(EPISODES):
-        support = rng.integers(0, 256, (len(labels), *SHAPE), np.uint8)
-        query = rng.integers(0, 256, (QUERIES, *SHAPE), np.uint8)
+        support = rng.integers(0, 256, (len(labels), *shape), np.uint8)
+        query = rng.integers(0, 256, (QUERIES, *shape), np.uint8)
         adapted = runtime.adapt(
             runtime.features(support), labels, *runtime.initial_head(WAYS),
             runtime.inner_lr, runtime.inner_steps,
@@ -99,6 +101,12 @@ def ask_many(
     return results
 
 
+def resident_megabytes() -> float:
+    """Memory of this process, in which the Python server runs."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
 def summarise(results: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
     """Calls a second, percentiles of their milliseconds, and what went wrong."""
     errors = [error for result in results for error in result["errors"]]
@@ -121,13 +129,18 @@ def summarise(results: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
 @click.option("--clients", default=32, show_default=True)
 @click.option("--seconds", default=60.0, show_default=True)
 @click.option("--protocol", type=click.Choice(["grpc", "http"]), default="grpc", show_default=True)
+@click.option(
+    "--bundle", type=click.Path(path_type=Path, exists=True), help="A small random one by default."
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
-def main(clients: int, seconds: float, protocol: str, json_file: Path | None) -> None:
+def main(
+    clients: int, seconds: float, protocol: str, bundle: Path | None, json_file: Path | None
+) -> None:
     """Ask a server for a while, and check every answer."""
     from tests.export.serving.server import serve_bundle
 
     with tempfile.TemporaryDirectory() as temporary:
-        bundle = make_bundle(Path(temporary))
+        bundle = bundle or make_bundle(Path(temporary))
         manifest = read_manifest(bundle)
         episodes = make_episodes(bundle, manifest)
         context = multiprocessing.get_context("spawn")
@@ -141,8 +154,11 @@ def main(clients: int, seconds: float, protocol: str, json_file: Path | None) ->
                 for group in groups
                 if group
             ]
+            time.sleep(seconds / 4)
+            memory = [resident_megabytes()]
             figures = summarise([one for job in jobs for one in job.result()], seconds)
-    figures |= {"server": server, "clients": clients, "protocol": protocol}
+            memory.append(resident_megabytes())
+    figures |= {"server": server, "clients": clients, "protocol": protocol, "megabytes": memory}
     print(f"{clients} clients for {seconds:.0f} s over {protocol}, against {server}")
     for name, images in (("learn", WAYS * SHOTS), ("predict", QUERIES)):
         row = figures[name]
@@ -150,6 +166,7 @@ def main(clients: int, seconds: float, protocol: str, json_file: Path | None) ->
             f"{name:<9}{row['per_second']:>8.1f} a second   p50 {row['p50_ms']:.1f} ms   "
             f"p99 {row['p99_ms']:.1f} ms   ({images} images)"
         )
+    print(f"memory   {memory[0]:.0f} MB after a quarter of the time, {memory[1]:.0f} MB at the end")
     print(f"errors {figures['errors']}, wrong answers {figures['wrong']}")
     write_json(json_file, figures)
     if figures["errors"] or figures["wrong"]:

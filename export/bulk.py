@@ -1,9 +1,10 @@
 """A head for each of very many tasks: what `anil adapt-many` does.
 
-The input is cut into chunks, the row groups of its files. A worker reads a chunk, fits the heads of
-its tasks in the Gram form, many at a time, and writes one part of the output, which appears under
-its name when it is whole. So a part that exists is done: a run that was broken off goes on where it
-stopped, and a worker that is killed loses no finished part and repeats none.
+The input is cut into chunks, the row groups of its Parquet files or so many of its TFRecords. A
+worker reads a chunk, fits the heads of its tasks in the Gram form, many at a time, and writes one
+part of the output, which appears under its name when it is whole. So a part that exists is done: a
+run that was broken off goes on where it stopped, and a worker that is killed loses no finished part
+and repeats none.
 
 Output: `heads/part-*.parquet` with the columns
 
@@ -33,7 +34,8 @@ from anil_tf.export.gram import Adaptations, adapt_tasks
 from anil_tf.export.head import Head
 from anil_tf.export.manifest import Manifest
 from anil_tf.export.onnx_runtime import OnnxRuntime
-from anil_tf.export.task_table import Chunk, Errors, Tasks, id_type, list_chunks, read_chunk
+from anil_tf.export.task_files import open_tasks
+from anil_tf.export.task_table import Chunk, Errors, Tasks, list_chunks, read_chunk
 from anil_tf.figures import write_json
 
 TILE_TASKS = 256  # of so many the matrices stay in a core's cache
@@ -154,7 +156,8 @@ def _open(bundle: str) -> OnnxRuntime:
 
 
 def _fit_chunk(job: Job, chunk: Chunk, runtime: OnnxRuntime) -> Done:
-    ids = pa.field("task", id_type(chunk))
+    tasks_file = open_tasks(Path(chunk.file))
+    ids = pa.field("task", tasks_file.id_type)
     float32 = pa.float32()
     head_schema = pa.schema(
         [
@@ -173,14 +176,14 @@ def _fit_chunk(job: Job, chunk: Chunk, runtime: OnnxRuntime) -> Done:
         _Part(output / ERRORS / chunk.part, error_schema) as errors,
     ):
         try:
-            for tasks, refused in read_chunk(chunk, runtime.manifest):
-                table, diverged = _fit(tasks, runtime, job)
+            for tasks, refused in read_chunk(chunk, tasks_file, runtime.manifest):
+                table, failed = _fit(tasks, runtime, job)
                 if table.num_rows:
                     heads.write(table.cast(head_schema))
-                for failed, reasons in (refused, diverged):
-                    errors.write(pa.table([failed, pa.array(reasons, pa.string())], error_schema))
+                for bad, reasons in (refused, failed):
+                    errors.write(pa.table([bad, pa.array(reasons, pa.string())], error_schema))
         except (pa.ArrowInvalid, ValueError) as error:
-            raise ValueError(f"{chunk.file}, row group {chunk.row_group}: {error}") from error
+            raise ValueError(f"{chunk.file}, group {chunk.start}: {error}") from error
     return Done(heads.rows, errors.rows)
 
 
@@ -217,8 +220,10 @@ class _Part:
 
 
 def _fit(tasks: Tasks, runtime: OnnxRuntime, job: Job) -> tuple[pa.Table, Errors]:
-    """The heads of some tasks, in their order; those that diverged are errors."""
-    features = tasks.inputs if tasks.inputs.ndim == 2 else _features(runtime, tasks.inputs)
+    """The heads of some tasks, in their order, and those that no head could be fitted to."""
+    if not len(tasks.ids):
+        return pa.table({}), Errors(tasks.ids, [])
+    features = tasks.inputs if tasks.source == "features" else _features(runtime, tasks.inputs)
     begins = np.cumsum(tasks.rows) - tasks.rows
     order = np.lexsort((tasks.rows, tasks.ways))  # alike beside alike, for little padding
     initial_head = functools.cache(runtime.initial_head)
@@ -227,31 +232,37 @@ def _fit(tasks: Tasks, runtime: OnnxRuntime, job: Job) -> tuple[pa.Table, Errors
     for tile in _tiles(tasks, order, features.shape[1]):
         x, y = _pad(features, tasks.labels, begins[tile], tasks.rows[tile])
         head = initial_head(int(tasks.ways[tile[0]]))
-        with np.errstate(all="ignore"):  # what diverges is found right below
+        with np.errstate(all="ignore"):  # what is not finite is found right below
             adapted = adapt_tasks(x, y, *head, job.learning_rate, job.steps)
-        finite.append(
-            np.isfinite(adapted.kernel).all(axis=(1, 2)) & np.isfinite(adapted.bias).all(axis=1)
-        )
-        tiles.append(_to_arrow(tasks.ids.take(pa.array(tile)), adapted))
-    if not tiles:
-        return pa.table({}), Errors(tasks.ids, [])
-    table = pa.Table.from_batches(tiles)
-    good = np.concatenate(finite)
+            sums = np.einsum("tdn->t", adapted.kernel) + adapted.bias.sum(axis=1)
+        finite.append(np.isfinite(sums))
+        tiles.append(_to_arrow(adapted))
+    table, good = pa.Table.from_batches(tiles), np.concatenate(finite)
     if (order[1:] < order[:-1]).any():
         back = np.argsort(order)
         table, good = table.take(pa.array(back)), good[back]
+    table = table.add_column(0, "task", tasks.ids)
     if good.all():
         return table, Errors(tasks.ids[:0], [])
-    diverged = tasks.ids.filter(pa.array(~good))
-    reason = "adaptation diverged: the learning rate is too high for these features"
-    return table.filter(pa.array(good)), Errors(diverged, [reason] * len(diverged))
+    reasons = [
+        _why_not(tasks, slice(begin, begin + rows))
+        for begin, rows in zip(begins[~good], tasks.rows[~good], strict=True)
+    ]
+    return table.filter(pa.array(good)), Errors(tasks.ids.filter(pa.array(~good)), reasons)
+
+
+def _why_not(tasks: Tasks, rows: slice) -> str:
+    """Why there is no head. What is not finite in a support set makes all of its head so."""
+    inputs = tasks.inputs[rows][tasks.labels[rows] >= 0]
+    if not np.isfinite(inputs).all():
+        return f"{tasks.source} is not finite"
+    return "adaptation diverged: the learning rate is too high for these features"
 
 
 def _features(runtime: OnnxRuntime, images: np.ndarray) -> np.ndarray:
     starts = range(0, len(images), IMAGES)
     batches = [runtime.features(images[start : start + IMAGES]) for start in starts]
-    size = runtime.manifest.feature_size
-    return np.concatenate(batches) if batches else np.zeros((0, size), np.float32)
+    return np.concatenate(batches)
 
 
 def _tiles(tasks: Tasks, order: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -286,7 +297,7 @@ def _pad(
     return (np.where(padding[..., np.newaxis], np.float32(0), x) if padding.any() else x), y
 
 
-def _to_arrow(ids: pa.Array, adapted: Adaptations) -> pa.RecordBatch:
+def _to_arrow(adapted: Adaptations) -> pa.RecordBatch:
     tasks, ways = adapted.bias.shape
     kernel = np.ascontiguousarray(adapted.kernel, "<f4")
     ends = np.arange(tasks + 1, dtype=np.int32)
@@ -296,6 +307,6 @@ def _to_arrow(ids: pa.Array, adapted: Adaptations) -> pa.RecordBatch:
     biases = pa.ListArray.from_arrays(ends * ways, adapted.bias.ravel())
     numbers = adapted.initial_loss, adapted.final_loss, adapted.rows_used
     return pa.record_batch(
-        [ids, kernels, biases, *map(pa.array, numbers)],
-        ["task", "kernel", "bias", "initial_loss", "final_loss", "rows_used"],
+        [kernels, biases, *map(pa.array, numbers)],
+        ["kernel", "bias", "initial_loss", "final_loss", "rows_used"],
     )

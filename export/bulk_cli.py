@@ -17,8 +17,8 @@ _PATH = click.Path(path_type=Path, exists=True)
     "--tasks",
     required=True,
     type=_PATH,
-    help="A Parquet file, or a folder of them, with a task a row: columns task, labels, and "
-    "features or images.",
+    help="A Parquet or TFRecord file, or a folder of them, with a task a row or example: columns "
+    "task, labels, and features or images.",
 )
 @click.option(
     "--output",

@@ -91,8 +91,6 @@ def run_ray(job: Job, chunks: list[Chunk]) -> Iterator[Done]:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.WorkerCrashedError as error:
-        raise OSError(
-            "workers die before they finish a part: is there too little memory?"
-        ) from error
+        raise OSError(DYING) from error
     finally:
         ray.shutdown()

@@ -1,16 +1,16 @@
 """Adaptation of many small tasks at once, in NumPy: the Gram form of `anil_tf.inner_loop`.
 
 What `adapt` in a bundle computes for one task, with the same padding rule, for T of them: a call of
-a runtime costs many times what so little arithmetic does. Sums over the few classes are products
-with a matrix of ones, since NumPy reduces a short last axis slowly.
+a runtime costs many times what so little arithmetic does. Logits are `[T, N, M]`, classes before
+rows: the products of a step are then wider, and sums over the few classes are of whole rows.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-# Beyond this, exp of float32 is near its limits, and logits are shifted first.
-LARGE_LOGIT = 60.0
+# Sums of exponentials outside are near the limits of float32: logits are shifted first.
+SMALLEST_SUM, LARGEST_SUM = 1e-30, 1e30
 
 
 class Adaptations(NamedTuple):
@@ -48,63 +48,56 @@ def adapt_tasks(
     Returns:
         The heads. That of a task without a row is the initial one, with losses of zero.
     """
-    tasks, rows, size = features.shape
+    tasks, rows, _ = features.shape
     ways = bias.size
     counted = (labels >= 0) & (labels < ways)
     rows_used = counted.sum(axis=1)
     weights = (counted / np.maximum(rows_used, 1)[:, np.newaxis]).astype(np.float32)
-    own = np.arange(0, labels.size * ways, ways) + np.where(counted, labels, 0).ravel()
-    rate_weights = np.repeat(np.float32(learning_rate) * weights, ways).reshape(tasks, rows, ways)
-    rate_targets = np.zeros_like(rate_weights)
-    rate_targets.ravel()[own] = rate_weights.ravel()[own]
+    rates = np.float32(learning_rate) * weights
+    targets = (labels[:, np.newaxis] == np.arange(ways)[:, np.newaxis]).astype(np.float32)
 
-    # The bias is the weight of one more feature, always 1. With the head as further rows, a single
-    # product gives the Gram matrices and the logits.
-    joined = np.empty((tasks, rows + ways, size + 1), np.float32)
-    joined[:, :rows, :size] = features
-    joined[:, :rows, size] = 1.0
-    joined[:, rows:] = np.vstack([kernel, bias]).T
-    support = joined[:, :rows]
-    products = support @ joined.transpose(0, 2, 1)
-    gram, logits = products[..., :rows], products[..., rows:].copy()
+    columns = features.transpose(0, 2, 1)
+    # A copy, since NumPy takes the product of an array and its own transpose for a case of its own,
+    # which takes twice as long. The bias is the weight of one more feature, which is always 1.
+    gram = features.copy() @ columns
+    gram += 1.0
+    logits = kernel.T @ columns
+    logits += bias[:, np.newaxis]
 
-    ones = np.ones((ways, ways), np.float32)
     powers, moved = np.empty_like(logits), np.empty_like(logits)
-    sums = np.empty((tasks * rows, ways), np.float32)
-    flat_powers = powers.reshape(sums.shape)
+    sums = np.empty((tasks, rows), np.float32)
 
     def exponentiate() -> np.ndarray | None:
         """Fills `powers` and `sums`; returns what it took off the logits, if anything."""
-        shift = None
-        # Put so that it is taken for NaN too.
-        if not (logits.max() <= LARGE_LOGIT and logits.min() >= -LARGE_LOGIT):
-            shift = logits.max(axis=-1, keepdims=True)
-        np.exp(logits if shift is None else logits - shift, out=powers)
-        np.matmul(flat_powers, ones, out=sums)
+        with np.errstate(over="ignore"):  # then the sums say so
+            np.exp(logits, out=powers)
+        np.einsum("tnm->tm", powers, out=sums)
+        if sums.min() > SMALLEST_SUM and sums.max() < LARGEST_SUM:  # false for NaN too
+            return None
+        shift = logits.max(axis=1)
+        np.exp(logits - shift[:, np.newaxis], out=powers)
+        np.einsum("tnm->tm", powers, out=sums)
         return shift
 
     def loss() -> np.ndarray:
         shift = exponentiate()
-        losses = np.log(sums[:, 0]) - logits.ravel()[own]
+        losses = np.log(sums) - np.einsum("tnm,tnm->tm", logits, targets)
         if shift is not None:
-            losses += shift.ravel()
-        return (weights * losses.reshape(tasks, rows)).sum(axis=1)
+            losses += shift
+        return np.einsum("tm,tm->t", weights, losses)
 
     initial_loss = loss()
     coefficients = np.zeros_like(logits)
+    rate_targets = targets * rates[:, np.newaxis]
     for _ in range(steps):
         exponentiate()
         update = powers
-        flat_powers /= sums
-        update *= rate_weights
+        update *= (rates / sums)[:, np.newaxis]
         update -= rate_targets
-        logits -= np.matmul(gram, update, out=moved)
+        logits -= np.matmul(update, gram, out=moved)
         coefficients -= update
-    heads = support.transpose(0, 2, 1) @ coefficients
-    return Adaptations(
-        kernel + heads[:, :size],
-        bias + heads[:, size],
-        initial_loss,
-        loss(),
-        rows_used.astype(np.int32),
-    )
+    final_loss = loss()
+    kernels = columns @ coefficients.transpose(0, 2, 1)
+    kernels += kernel
+    biases = np.einsum("tnm->tn", coefficients) + bias
+    return Adaptations(kernels, biases, initial_loss, final_loss, rows_used.astype(np.int32))

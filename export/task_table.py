@@ -1,6 +1,6 @@
-"""Tasks in Parquet: which columns, how they are read, and which of their rows cannot be learned.
+"""Tasks in Parquet or TFRecord: which columns, and which of the tasks cannot be learned.
 
-One row a task:
+One row, or one `tf.train.Example`, a task:
 
     task      its id, of any type; it is handed on to the head
     labels    list of integers, M of them, 0..N-1; -1 marks a row of padding
@@ -9,7 +9,7 @@ One row a task:
     ways      optional integer: N; that of the bundle where there is no such column
 
 `features` and `images` are binary (the values themselves, float32 little-endian or uint8: the
-fastest to read), or a list of numbers, flat or with a list a row.
+fastest to read), or a list of numbers, flat or with a list a row. Of TFRecord, see `task_records`.
 """
 
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from anil_tf.export.manifest import Manifest
+from anil_tf.export.task_files import TaskFile, list_files, open_tasks
 
-BATCH_TASKS = 2048
+BATCH_TASKS = 1024
 BATCH_BYTES = 2**25
 # The matrix of inner products grows with the square of the rows.
 MAX_ROWS = 4096
@@ -31,13 +31,13 @@ OUT_OF_RANGE = -2
 
 
 class Chunk(NamedTuple):
-    """A row group of a file: what one worker does at a time, and what a part of the output holds.
+    """A group of tasks of a file: what one worker does at a time, and one part of the output.
 
-    `part` is the file name of that part, `tasks` how many tasks there are.
+    `start` is where the file has it, `part` the file name of that part, `tasks` how many there are.
     """
 
     file: str
-    row_group: int
+    start: int
     part: str
     tasks: int
 
@@ -50,7 +50,8 @@ class Tasks(NamedTuple):
         rows: How many rows each has, `[T]`.
         ways: How many classes each has, `[T]`.
         labels: int32 `[R]`.
-        inputs: `[R, ...]`, features or images, one task's rows after the other's.
+        inputs: `[R, ...]`, one task's rows after the other's.
+        source: What these are, `"features"` or `"images"`.
     """
 
     ids: pa.Array
@@ -58,6 +59,7 @@ class Tasks(NamedTuple):
     ways: np.ndarray
     labels: np.ndarray
     inputs: np.ndarray
+    source: str
 
 
 class Errors(NamedTuple):
@@ -68,59 +70,51 @@ class Errors(NamedTuple):
 
 
 def list_chunks(tasks: Path) -> list[Chunk]:
-    """Every row group of a Parquet file, or of all `*.parquet` files in a folder, by name.
+    """Every group of a file of tasks, or of all such files in a folder, by name.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A file is no Parquet, or lacks a column.
+        ValueError: A file is no file of tasks, or lacks a column.
     """
-    files = sorted(tasks.glob("*.parquet")) if tasks.is_dir() else [tasks]
-    if not files:
-        raise FileNotFoundError(f"{tasks} holds no *.parquet file")
     chunks = []
-    for number, file in enumerate(files):
-        try:
-            with pq.ParquetFile(file) as parquet:
-                metadata, names = parquet.metadata, set(parquet.schema_arrow.names)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{file} is not a Parquet file: {error}") from error
-        missing = sorted({"task", "labels"} - names)
-        if missing or not names & {"features", "images"}:
-            raise ValueError(
-                f"{file} needs the columns task, labels, and features or images. "
-                f"Received: {', '.join(sorted(names))}"
-            )
+    for number, file in enumerate(list_files(tasks)):
+        opened = open_tasks(file)
+        groups = opened.groups()
+        if groups:
+            _choose_columns(file, opened)
         chunks += [
-            Chunk(
-                str(file), group, f"part-{number:05d}-{group:05d}.parquet",
-                metadata.row_group(group).num_rows,
-            )
-            for group in range(metadata.num_row_groups)
-        ]  # fmt: skip
+            Chunk(str(file), start, f"part-{number:05d}-{group:05d}.parquet", count)
+            for group, (start, count) in enumerate(groups)
+        ]
     return chunks
 
 
-def id_type(chunk: Chunk) -> pa.DataType:
-    """The type of a chunk's task ids."""
-    return pq.read_schema(chunk.file).field("task").type
+def _choose_columns(file: Path, opened: TaskFile) -> tuple[str, list[str]]:
+    """The column of features or images, and all that are read."""
+    names = set(opened.names)
+    if not names >= {"task", "labels"} or not names & {"features", "images"}:
+        raise ValueError(
+            f"{file} needs the columns task, labels, and features or images. "
+            f"Received: {', '.join(sorted(names))}"
+        )
+    source = "features" if "features" in names else "images"
+    return source, ["task", "labels", source, *(["ways"] if "ways" in names else [])]
 
 
-def read_chunk(chunk: Chunk, manifest: Manifest) -> Iterator[tuple[Tasks, Errors]]:
+def read_chunk(
+    chunk: Chunk, opened: TaskFile, manifest: Manifest
+) -> Iterator[tuple[Tasks, Errors]]:
     """The tasks of a chunk, some at a time, so that memory is bounded.
 
     Raises:
         ValueError: A column is of a type that it cannot be.
     """
-    with pq.ParquetFile(chunk.file, memory_map=True) as parquet:
-        names = parquet.schema_arrow.names
-        source = "features" if "features" in names else "images"
-        columns = ["task", "labels", source, *(["ways"] if "ways" in names else [])]
-        group = parquet.metadata.row_group(chunk.row_group)
-        head_bytes = 4 * manifest.feature_size * manifest.ways
-        task_bytes = max(group.total_byte_size // max(group.num_rows, 1), head_bytes, 1)
-        batch_tasks = min(max(BATCH_BYTES // task_bytes, 1), BATCH_TASKS)
-        for batch in parquet.iter_batches(batch_tasks, [chunk.row_group], columns):
-            yield _check(batch, source, manifest)
+    source, columns = _choose_columns(Path(chunk.file), opened)
+    head_bytes = 4 * manifest.feature_size * manifest.ways
+    task_bytes = max(opened.task_bytes(chunk.start), head_bytes, 1)
+    size = min(max(BATCH_BYTES // task_bytes, 1), BATCH_TASKS)
+    for batch in opened.batches(chunk.start, columns, size):
+        yield _check(batch, source, manifest)
 
 
 def _check(batch: pa.RecordBatch, source: str, manifest: Manifest) -> tuple[Tasks, Errors]:
@@ -135,27 +129,27 @@ def _check(batch: pa.RecordBatch, source: str, manifest: Manifest) -> tuple[Task
     rows = np.diff(label_offsets)
     values, offsets = _flatten(batch[source])
     # Of binary columns these are bytes, of lists numbers.
-    is_binary = pa.types.is_binary(batch[source].type) or pa.types.is_large_binary(
-        batch[source].type
-    )
+    is_binary = _is_binary(batch[source].type)
     expected = rows * width * (dtype.itemsize if is_binary else 1)
     task_of_row = np.repeat(np.arange(len(rows)), rows)
     labels = labels[label_offsets[0] : label_offsets[-1]]
-    beyond = (labels < -1) | (labels >= ways[task_of_row])
-    counted = np.bincount(task_of_row[labels >= 0], minlength=len(rows))
+    beyond = np.zeros(len(rows), bool)
+    beyond[task_of_row[(labels < -1) | (labels >= ways[task_of_row])]] = True
+    padding = np.bincount(task_of_row[labels < 0], minlength=len(rows))
 
     reasons = np.full(len(rows), "", object)
 
     def mark(bad: np.ndarray, reason: str) -> None:
-        reasons[bad & (reasons == "")] = reason
+        if bad.any():
+            reasons[bad & (reasons == "")] = reason
 
     for name in ("task", "labels", source):
         mark(batch[name].is_null().to_numpy(zero_copy_only=False), f"{name} is null")
     most = manifest.ways if manifest.head_init == "per_class" else np.iinfo(np.int32).max
     mark((ways < 2) | (ways > most), f"ways is not in 2..{most}")
-    mark(counted == 0, "no rows")
+    mark(rows == padding, "no rows")
     mark(rows > MAX_ROWS, f"more than {MAX_ROWS} rows")
-    mark(np.isin(np.arange(len(rows)), task_of_row[beyond]), "a label is out of range")
+    mark(beyond, "a label is out of range")
     mark(np.diff(offsets) != expected, f"{source} is not rows x {width} values")
     good = reasons == ""
     errors = Errors(batch["task"].filter(pa.array(~good)), list(reasons[~good]))
@@ -165,29 +159,10 @@ def _check(batch: pa.RecordBatch, source: str, manifest: Manifest) -> tuple[Task
         values, offsets = _flatten(batch[source])
     values = values[offsets[0] : offsets[-1]]
     values = values.view(dtype) if is_binary else _convert(values, dtype, source)
-    tasks = Tasks(batch["task"], rows, ways, labels.astype(np.int32), values.reshape(-1, *shape))
-    return _drop_not_finite(tasks, errors, source) if dtype.kind == "f" else (tasks, errors)
-
-
-def _drop_not_finite(tasks: Tasks, errors: Errors, source: str) -> tuple[Tasks, Errors]:
-    """Rows of padding may hold anything."""
-    if np.isfinite(tasks.inputs).all():
-        return tasks, errors
-    finite = np.isfinite(tasks.inputs).all(axis=tuple(range(1, tasks.inputs.ndim)))
-    task_of_row = np.repeat(np.arange(len(tasks.rows)), tasks.rows)
-    good = ~np.isin(np.arange(len(tasks.rows)), task_of_row[~finite & (tasks.labels >= 0)])
-    kept = good[task_of_row]
-    bad_ids = tasks.ids.filter(pa.array(~good))
-    return (
-        Tasks(
-            tasks.ids.filter(pa.array(good)), tasks.rows[good], tasks.ways[good],
-            tasks.labels[kept], tasks.inputs[kept],
-        ),
-        Errors(
-            pa.concat_arrays([errors.ids, bad_ids]),
-            errors.reasons + [f"{source} is not finite"] * len(bad_ids),
-        ),
-    )  # fmt: skip
+    inputs = values.reshape(-1, *shape)
+    return Tasks(
+        batch["task"], rows, ways, labels.astype(np.int32, copy=False), inputs, source
+    ), errors
 
 
 def _ways(batch: pa.RecordBatch, manifest: Manifest) -> np.ndarray:
@@ -196,9 +171,19 @@ def _ways(batch: pa.RecordBatch, manifest: Manifest) -> np.ndarray:
     return pc.fill_null(batch["ways"], manifest.ways).to_numpy(zero_copy_only=False)
 
 
+def _is_binary(kind: pa.DataType) -> bool:
+    return any(
+        test(kind)
+        for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    )
+
+
 def _flatten(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Values of lists in lists, or bytes, one after the other, and where each element begins."""
-    if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
+    if pa.types.is_fixed_size_binary(array.type):
+        places = np.arange(array.offset, array.offset + len(array) + 1)
+        return np.frombuffer(array.buffers()[1], np.uint8), places * array.type.byte_width
+    if _is_binary(array.type):
         _, offsets, content = array.buffers()
         kind = np.int64 if pa.types.is_large_binary(array.type) else np.int32
         begins = np.frombuffer(offsets, kind)[array.offset : array.offset + len(array) + 1]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
 
 from anil_tf.export import bulk  # noqa: E402
+from anil_tf.export.task_table import Tasks  # noqa: E402
 
 SIZE = 64
 
@@ -96,6 +98,16 @@ def assert_same_as_one_by_one(heads, tasks, runtime, ways=5, steps=None):
         assert row["rows_used"] == expected.rows_used
 
 
+def test_features_may_be_bytes_of_one_length(bundle, runtime, tmp_path):
+    tasks = make_tasks(40, rows=5)
+    table = pq.read_table(write_tasks(tmp_path / "tasks.parquet", tasks))
+    fixed = table["features"].cast(pa.binary(5 * SIZE * 4))
+    path = tmp_path / "fixed.parquet"
+    pq.write_table(table.set_column(1, "features", fixed), path, row_group_size=16)
+    heads, _ = fit_here(bundle, path, tmp_path / "out")
+    assert_same_as_one_by_one(heads, tasks, runtime)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_heads_are_those_of_one_by_one_in_every_layout(bundle, runtime, tmp_path, layout):
     tasks = make_tasks(40)
@@ -146,6 +158,19 @@ def test_images_go_through_the_backbone(bundle, runtime, images, tmp_path):
         for task, part, one in zip([7, 8, 9], parts, labels, strict=True)
     ]
     assert_same_as_one_by_one(heads, tasks, runtime)
+
+
+def test_data_with_one_axis_go_through_the_backbone_too(runtime, images):
+    flat = types.SimpleNamespace(
+        features=lambda rows: runtime.features(rows.reshape(-1, 28, 28, 1)),
+        initial_head=runtime.initial_head,
+    )
+    labels = np.arange(12, dtype=np.int32) % 3
+    tasks = Tasks(
+        pa.array([1]), np.array([12]), np.array([3]), labels, images.reshape(12, -1), "images"
+    )
+    heads, _ = bulk._fit(tasks, flat, bulk.Job("", "", runtime.inner_lr, runtime.inner_steps))
+    assert_same_as_one_by_one(heads, [(1, runtime.features(images), labels)], runtime, 3)
 
 
 def test_a_task_that_cannot_be_learned_is_named_and_the_others_go_on(bundle, runtime, tmp_path):
@@ -334,8 +359,8 @@ def test_tasks_that_are_no_tasks_are_refused(bundle, tmp_path):
     for name, fragment in {
         "text.parquet": "is not a Parquet file",
         "other.parquet": "needs the columns task, labels, and features or images. Received: task,",
-        "strings.parquet": "row group 0: a column must hold numbers",
-        "empty": "holds no *.parquet file",
+        "strings.parquet": "group 0: a column must hold numbers",
+        "empty": "holds no *.parquet and no *.tfrecord file",
     }.items():
         result = anil(
             "adapt-many", bundle, "--tasks", tmp_path / name, "--output", tmp_path / f"{name}-out",
