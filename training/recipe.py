@@ -71,9 +71,18 @@ class Data(_Table):
 
 
 class Backbone(_Table):
-    """Which backbone, and the arguments it is built with; those not given keep its defaults."""
+    """Which backbone, and the arguments it is built with; those not given keep its defaults.
+
+    Attributes:
+        name: Of `anil_tf.backbones`, or `keras.applications.NAME`, which takes `weights`,
+            `trainable` and `cosine` alone.
+        weights: A file of weights, `.weights.h5` or `.keras`; random weights without.
+        trainable: Whether the outer loop trains it.
+    """
 
     name: str
+    weights: Path | None = None
+    trainable: bool | None = None
     filters: Count | None = None
     blocks: Count | None = None
     pooling: bool | None = None
@@ -88,16 +97,16 @@ class Backbone(_Table):
         Raises:
             ValueError: There is no backbone of that name, or it takes no such argument.
         """
-        from anil_tf.backbones import BACKBONES  # imports TensorFlow
+        from anil_tf import backbones  # imports TensorFlow
 
-        if self.name not in BACKBONES:
-            raise ValueError(
-                f"model.backbone.name must be one of {sorted(BACKBONES)}. Received: {self.name!r}"
-            )
-        function = BACKBONES[self.name]
+        function = backbones.find(self.name)
         options = self.model_dump(exclude={"name"}, exclude_none=True)
-        if unknown := options.keys() - inspect.signature(function).parameters:
-            raise ValueError(f"Backbone {self.name!r} takes no {', '.join(sorted(unknown))}")
+        known = inspect.signature(function).parameters
+        if unknown := options.keys() - known:
+            raise ValueError(
+                f"Backbone {self.name!r} takes no {', '.join(sorted(unknown))}. "
+                f"It takes {', '.join(list(known)[1:])}"
+            )
         return function(tuple(input_shape), **options)
 
 
