@@ -6,15 +6,11 @@ its line of help stand here, so that `anil --help` needs neither Keras nor Tenso
 
 import errno
 import importlib
-import os
 from typing import Any
 
 import click
 
 import anil_tf
-
-# TensorFlow's notes about the processor are of no use to somebody who waits for an accuracy.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 

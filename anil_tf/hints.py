@@ -20,5 +20,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     same_end = [name for name in known if name.split(".")[-1] == word.split(".")[-1]]
-    near = same_end or difflib.get_close_matches(word, known, n=3, cutoff=0.7)
+    near = same_end or difflib.get_close_matches(word, known, n=1, cutoff=0.7)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -11,6 +11,7 @@ import click
 
 from anil_tf.figures import write_json
 from anil_tf.hints import say_next
+from anil_tf.quiet import import_tensorflow, native_notes_kept
 
 SHOWN = 5  # classes a line of `predict`
 
@@ -32,14 +33,17 @@ def export(
     run: Path, output: Path, targets: str, int8: bool, trainer: bool, json_file: Path | None
 ) -> None:
     """Export a trained RUN as a bundle, verified against a float64 reference."""
+    import_tensorflow()
     from anil_tf.export.bundle import export_bundle
     from anil_tf.export.verify import format_parity
 
-    manifest = export_bundle(run, output, targets.split(","), int8, trainer)
+    with native_notes_kept():
+        manifest = export_bundle(run, output, targets.split(","), int8, trainer)
     click.echo(format_parity(manifest.parity))
     size = sum(file.bytes for file in manifest.files.values())
     click.echo(f"\nWrote {output}: {len(manifest.files)} files, {size / 1e6:.1f} MB")
     write_json(json_file, manifest.model_dump(mode="json"))
+    say_next("adapt", output, "--support", "DIR", "--output", "head.npz")
 
 
 @click.command()
@@ -47,9 +51,11 @@ def export(
 @_json
 def verify(bundle: Path, json_file: Path | None) -> None:
     """Compare every runtime of a BUNDLE with the float64 reference on fixed episodes."""
+    import_tensorflow()
     from anil_tf.export.verify import format_parity, verify_bundle
 
-    parity, skipped = verify_bundle(bundle)
+    with native_notes_kept():
+        parity, skipped = verify_bundle(bundle)
     click.echo(format_parity(parity))
     for runtime, reason in skipped.items():
         click.echo(f"{runtime} skipped: {reason}")
@@ -57,6 +63,7 @@ def verify(bundle: Path, json_file: Path | None) -> None:
     write_json(json_file, figures)
     if not all(runtime.ok for runtime in parity):
         sys.exit(1)
+    say_next("adapt", bundle, "--support", "DIR", "--output", "head.npz")
 
 
 @click.command()
@@ -112,7 +119,6 @@ def adapt(
         f"Loss {adapted.initial_loss:.4f} before, {adapted.final_loss:.4f} after adaptation "
         f"({predictor.milliseconds:.1f} ms). Wrote {output}"
     )
-    say_next("predict", bundle, "--head", output, "IMAGE...")
     write_json(
         json_file,
         {
@@ -123,6 +129,7 @@ def adapt(
             "adapt_milliseconds": predictor.milliseconds,
         },
     )
+    say_next("predict", bundle, "--head", output, "IMAGE...")
 
 
 @click.command()
@@ -145,3 +152,4 @@ def predict(
         shown = [f"{name} {value:.3f}" for name, value in list(ranked.items())[:SHOWN]]
         click.echo(f"{path}: {', '.join(shown)}")
     write_json(json_file, predictions)
+    say_next("adapt", bundle, "--from", head_file, "--support", "MORE", "--output", "more.npz")

@@ -15,6 +15,7 @@ from pydantic import Field
 from anil_tf.datasets.images import ClassImages, Shape
 from anil_tf.datasets.load import load_folder, load_tfds
 from anil_tf.datasets.splits import SplitRule
+from anil_tf.hints import did_you_mean
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -245,7 +246,8 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         text = Path(source).read_text(encoding="utf-8")
     else:
         raise FileNotFoundError(
-            f"{source} is neither a recipe file nor one of {', '.join(recipe_names())}"
+            f"{source} is neither a recipe file nor one of {', '.join(recipe_names())}."
+            f"{did_you_mean(str(source), recipe_names())}"
         )
     try:
         tables = tomllib.loads(text)
@@ -253,7 +255,36 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ValueError(f"{source} is not TOML: {error}") from error
     for override in overrides:
         _apply(tables, override)
+    _refuse_unknown_keys(tables)
     return Recipe.model_validate(tables)
+
+
+def recipe_keys(table: type[_Table] = Recipe, prefix: str = "") -> list[str]:
+    """Every key of a recipe, with its tables: `seed`, `training.steps` and so on."""
+    keys = []
+    for name, field in table.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, _Table):
+            keys += recipe_keys(kind, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _refuse_unknown_keys(tables: dict[str, Any], prefix: str = "") -> None:
+    known = recipe_keys()
+    for name, value in tables.items():
+        key = prefix + name
+        if isinstance(value, dict):
+            _refuse_unknown_keys(value, f"{key}.")
+        elif below := [name for name in known if name.startswith(f"{key}.")]:
+            raise ValueError(
+                f"{key} is a table of a recipe. Give one of its keys: {', '.join(below)}. "
+                f"Received: {key}={value}"
+            )
+        elif key not in known:
+            hint = did_you_mean(key, known) or f" There are: {', '.join(known)}."
+            raise ValueError(f"{key} is not a key of recipes.{hint} Received: {key}={value}")
 
 
 def _apply(tables: dict[str, Any], override: str) -> None:

@@ -1,5 +1,7 @@
 """Classes from any TFDS data set that has an image and a label."""
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from anil_tf.datasets.images import ClassImages, Shape, to_array
+from anil_tf.hints import did_you_mean
 
 
 def read_tfds(
@@ -32,13 +35,19 @@ def read_tfds(
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError as error:
-        raise ValueError(f"TFDS knows no data set {name!r}. `anil datasets` lists some") from error
+        hint = did_you_mean(name, [*tfds.list_builders(with_community_datasets=False), "glyphs"])
+        raise ValueError(
+            f"TFDS knows no data set {name!r}.{hint} `anil datasets` lists some"
+        ) from error
     missing = {"image", "label"} - set(builder.info.features)
     if missing:
         raise ValueError(
             f"{name} has no {sorted(missing)} feature. Received: {builder.info.features}"
         )
-    builder.download_and_prepare()
+    if not sys.stderr.isatty():  # where TFDS would write a line for every hundredth
+        tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the figures of a command
+        builder.download_and_prepare()
     unknown = set(subsets) - set(builder.info.splits)
     if unknown:
         raise ValueError(
