@@ -105,7 +105,10 @@ def build(
 
 def _load(application: keras.Model, path: Path, name: str) -> keras.Model:
     if not path.is_file():
-        raise FileNotFoundError(f"model.backbone.weights: there is no file {path}")
+        raise FileNotFoundError(
+            f"model.backbone.weights: there is no file {path}. Where there is a network, "
+            f"{PREFIX}{name}(include_top=False).save_weights('FILE.weights.h5') writes one"
+        )
     try:
         if path.suffix != ".keras":
             application.load_weights(path)

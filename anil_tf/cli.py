@@ -83,6 +83,9 @@ class CommandLine(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
+        except click.MissingParameter as error:
+            error.message = error.message or getattr(error.param, "help", None) or ""
+            raise
         except (ImportError, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # `anil ... | head`: Click ends it quietly

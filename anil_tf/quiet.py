@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-USER_ERRORS = (ImportError, OSError, ValueError)  # told in a line of their own
+USER_ERRORS = (ImportError, KeyboardInterrupt, OSError, ValueError)  # told in a line of their own
 
 
 def import_tensorflow() -> None:

@@ -25,8 +25,8 @@ class Predictor:
     """A bundle on ONNX Runtime, and the classes that it has learned so far.
 
     What it learns is a head, fitted anew to the features of all its classes by every change: adding
-    a class gives exactly what learning all at once would have given. `anil adapt` and `anil predict`
-    run on it.
+    a class gives exactly what learning all at once would have given. `anil adapt` and
+    `anil predict` run on it.
 
     Images are files or Pillow images of any size, or arrays of the shape that the model takes
     (`image_shape`): uint8, pixels 0 to 255. Other data than images is arrays alone.
@@ -132,9 +132,7 @@ class Predictor:
         """Forget a class, and the features of its images."""
         self.change(remove=[name])
 
-    def change(
-        self, add: Mapping[str, Images] | None = None, remove: Collection[str] = ()
-    ) -> None:
+    def change(self, add: Mapping[str, Images] | None = None, remove: Collection[str] = ()) -> None:
         """Forget some classes and learn others, in one fit.
 
         Raises:
@@ -201,9 +199,10 @@ class Predictor:
             return to_array(image, self.image_shape)
         if not isinstance(image, np.ndarray):
             return read_image(Path(image), self.image_shape)
-        if image.shape != self.runtime.manifest.image_shape:
+        shape = self.runtime.manifest.image_shape
+        if image.shape != shape:
             raise ValueError(
-                f"An array must be of the model's shape, {list(self.runtime.manifest.image_shape)}. "
+                f"An array must be of the model's shape, {list(shape)}. "
                 f"Received: {list(image.shape)}. A file or a Pillow image may have any size"
             )
         return image

@@ -40,7 +40,26 @@ def _say_next(command: str, *words: str | Path) -> None:
     say_next(command, *words, *(["--data-dir", context.params["data_dir"]] if typed else []))
 
 
-@click.command()
+class _Train(click.Command):
+    """Tells who types `--steps 5` of `--set training.steps=5`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the arguments; see Click."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from anil_tf.training.recipe import recipe_keys
+
+            word = error.option_name.lstrip("-").replace("-", "_")
+            if hint := did_you_mean(word, recipe_keys()):
+                hint = hint.replace("you mean", "you mean --set KEY=VALUE with the key")
+                raise click.UsageError(
+                    f"No such option {error.option_name!r}.{hint}", ctx
+                ) from None
+            raise
+
+
+@click.command(cls=_Train)
 @click.option(
     "--recipe",
     "source",

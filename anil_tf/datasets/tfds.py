@@ -28,7 +28,8 @@ def read_tfds(
         data_dir: Where TFDS keeps its data; TFDS's own default otherwise.
 
     Raises:
-        ValueError: The data set is unknown, or has no `image` and `label`, or lacks a split.
+        ValueError: The data set is unknown, or has no `image` and `label`, or lacks a split, or
+            cannot be downloaded.
     """
     if name == "glyphs":
         import anil_tf.datasets.glyphs  # noqa: F401  registers the builder with TFDS
@@ -46,8 +47,14 @@ def read_tfds(
         )
     if not sys.stderr.isatty():  # where TFDS would write a line for every hundredth
         tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the figures of a command
-        builder.download_and_prepare()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the figures of a command
+            builder.download_and_prepare()
+    except (OSError, tfds.download.DownloadError) as error:
+        raise ValueError(
+            f"{name} is not in {data_dir or 'the directory of TFDS'}, and cannot be downloaded: "
+            f"{error}. Say where it lies with --data-dir"
+        ) from error
     unknown = set(subsets) - set(builder.info.splits)
     if unknown:
         raise ValueError(
