@@ -8,7 +8,7 @@ A file of weights is what this writes where there is a network (or your own trai
 
     keras.applications.MobileNetV2(include_top=False).save_weights("mobilenet.weights.h5")
 
-EfficientNet alone (not V2) has one step more in its graph when it is made with `weights="imagenet"`:
+EfficientNet alone (not V2) has one step more in its graph if it is made with `weights="imagenet"`:
 save it with `.save("efficientnet.keras")`, and give that file to have its accuracy.
 """
 
