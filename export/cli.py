@@ -22,7 +22,12 @@ _json = click.option("--json", "json_file", type=_FILE, help="Write the figures 
 
 @click.command()
 @click.argument("run", type=_FOLDER)
-@click.option("--output", required=True, type=_FILE, help="Folder of the bundle; must not exist.")
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the bundle; must not exist.",
+)
 @click.option(
     "--targets", default="saved_model,onnx,litert", show_default=True, help="Formats to write."
 )

@@ -126,6 +126,10 @@ MISTAKES = {
         "export run --output out --targets onxx",
         "targets must be some of ['litert', 'onnx', 'saved_model']. Received: ['onxx']",
     ),
+    "a bundle that is there already": (
+        "export run --output bundle",
+        "bundle exists. Remove it or choose another --output",
+    ),
     "a run whose norm is not for export": (
         "export transductive --output out",
         "A model trained with norm='task' normalises an image by those beside it. ...: "
