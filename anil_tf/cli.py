@@ -84,8 +84,8 @@ class CommandLine(click.Group):
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
         except click.MissingParameter as error:
-            error.message = error.message or getattr(error.param, "help", None) or ""
-            raise
+            what_it_is = getattr(error.param, "help", None)
+            raise click.MissingParameter(what_it_is, error.ctx, error.param) from None
         except (ImportError, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # `anil ... | head`: Click ends it quietly

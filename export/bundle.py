@@ -79,7 +79,7 @@ def export_bundle(
     if int8 and not set(targets) & set(QUANTIZERS):
         raise ValueError(f"int8 needs one of the targets {sorted(QUANTIZERS)}. Received: {targets}")
     if output.exists():
-        raise FileExistsError(f"{output} exists. Remove it or choose another --output")
+        raise FileExistsError(f"{output} exists. Remove it or choose another output")
     for name in ("recipe.toml", "model.keras"):
         if not (run / name).is_file():
             raise FileNotFoundError(f"{run} is not a finished run: it has no {name}")

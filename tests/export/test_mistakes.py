@@ -128,7 +128,7 @@ MISTAKES = {
     ),
     "a bundle that is there already": (
         "export run --output bundle",
-        "bundle exists. Remove it or choose another --output",
+        "bundle exists. Remove it or choose another output",
     ),
     "a run whose norm is not for export": (
         "export transductive --output out",
