@@ -1,5 +1,6 @@
 """Notes of native libraries, which are of no use to somebody who waits for an accuracy."""
 
+import atexit
 import contextlib
 import importlib.util
 import os
@@ -29,9 +30,11 @@ def import_tensorflow() -> None:
 def native_notes_kept() -> Iterator[None]:
     """Within it nothing appears on stderr; a fault of the program shows afterwards what was said.
 
-    LiteRT tells each accelerator that it looks for, and has no setting for it. Not for code that
-    shows its progress on stderr.
+    LiteRT tells of each accelerator that it looks for, and at the exit of the program of each that
+    it lets go; it has no setting for that. Not for code that shows its progress on stderr.
     """
+    atexit.unregister(_close_stderr)
+    atexit.register(_close_stderr)
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as notes:
         os.dup2(notes.fileno(), 2)
@@ -45,3 +48,7 @@ def native_notes_kept() -> Iterator[None]:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def _close_stderr() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -89,6 +89,7 @@ def test_adapt_learns_classes_that_predict_then_names(bundle, pictures, head, tm
     assert [next(iter(p["probabilities"])) for p in predictions] == ["dark", "grey", "light"]
     assert all(sum(p["probabilities"].values()) == pytest.approx(1) for p in predictions)
     assert [line.split(": ")[0] for line in result.stdout.splitlines()] == list(map(str, files))
+    assert result.stderr.startswith(f"Next: anil adapt {bundle} --from {head} --support ")
 
 
 def test_adapt_reports_classes_counts_and_losses(bundle, pictures, tmp_path):
@@ -101,6 +102,7 @@ def test_adapt_reports_classes_counts_and_losses(bundle, pictures, tmp_path):
     assert written["classes"] == {"dark": 3, "grey": 3, "light": 3}
     assert written["rows_used"] == 9
     assert written["final_loss"] < written["initial_loss"]
+    assert result.stderr == f"Next: anil predict {bundle} --head {output} IMAGE...\n"
 
 
 @pytest.fixture
