@@ -54,11 +54,11 @@ def replaced(program: str, changes: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory) -> Path:
+def desk(glyphs_data_dir, tmp_path_factory) -> Path:
     """A folder where the first program ran, with the pictures that the README speaks of."""
     desk = tmp_path_factory.mktemp("desk")
     (desk / "first.py").write_text(replaced(FIRST, QUICKLY), encoding="utf-8")
-    environment = {"PYTHONPATH": str(ROOT), "TFDS_DATA_DIR": str(desk / "data"), "PATH": ""}
+    environment = {"PYTHONPATH": str(ROOT), "TFDS_DATA_DIR": str(glyphs_data_dir), "PATH": ""}
     done = subprocess.run(
         [sys.executable, "first.py"], cwd=desk, env=environment, capture_output=True, text=True
     )
