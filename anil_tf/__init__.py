@@ -41,6 +41,7 @@ _EXPORTS = {
     "SinusoidSampler": "anil_tf.episodes",
     "EpisodeAccuracy": "anil_tf.metrics",
     "EpisodeAccuracyCI95": "anil_tf.metrics",
+    "Predictor": "anil_tf.export",  # without TensorFlow; by name alone, for nothing here needs it
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]

@@ -1,7 +1,8 @@
 """Backbones of the few-shot literature: images in, one feature vector an image out.
 
 Each takes the pixels as they are stored (0 to 255) and scales them inside, so that a client sends
-the bytes it has. Any other Keras model from images to `[B, D]` serves as well.
+the bytes it has. Any other Keras model from images to `[B, D]` serves as well; those of
+`keras.applications` do by name (`anil_tf.applications`).
 
 With `cosine=True` the last block goes without its ReLU and each feature vector is scaled to unit
 length, so that the inner products which the head learns from are cosines. The published networks
@@ -13,6 +14,8 @@ from collections.abc import Callable
 
 import keras
 
+from anil_tf import applications
+from anil_tf.hints import did_you_mean
 from anil_tf.normalization import BatchNormalization
 
 Shape = tuple[int, int, int]
@@ -174,3 +177,19 @@ BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "resnet12": resnet12,
     "mlp": mlp,
 }
+
+
+def find(name: str) -> Callable[..., keras.Model]:
+    """The function that builds a backbone: of `BACKBONES`, or of `keras.applications.NAME`.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if name.startswith(applications.PREFIX):
+        return applications.find(name)
+    if name not in BACKBONES:
+        raise ValueError(
+            f"model.backbone.name must be one of {sorted(BACKBONES)}, or keras.applications.NAME."
+            f"{did_you_mean(name, [*BACKBONES, *applications.names()])} Received: {name!r}"
+        )
+    return BACKBONES[name]

@@ -6,15 +6,11 @@ its line of help stand here, so that `anil --help` needs neither Keras nor Tenso
 
 import errno
 import importlib
-import os
 from typing import Any
 
 import click
 
 import anil_tf
-
-# TensorFlow's notes about the processor are of no use to somebody who waits for an accuracy.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -87,6 +83,9 @@ class CommandLine(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
+        except click.MissingParameter as error:
+            what_it_is = getattr(error.param, "help", None)
+            raise click.MissingParameter(what_it_is, error.ctx, error.param) from None
         except (ImportError, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # `anil ... | head`: Click ends it quietly

@@ -10,4 +10,5 @@ def write_json(path: Path | None, figures: Any) -> None:
     if path is None:
         return
     text = json.dumps(figures, indent=2, ensure_ascii=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n", encoding="utf-8")

@@ -102,3 +102,6 @@ def adapt_many(
             "runner": runner,
         },
     )
+    click.echo(
+        "Next: anil_tf.export.bulk.read_heads reads them, one task after the other", err=True
+    )

@@ -5,19 +5,14 @@ needs is imported when it runs.
 """
 
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-import numpy as np
 
 from anil_tf.figures import write_json
+from anil_tf.hints import say_next
+from anil_tf.quiet import import_tensorflow, native_notes_kept
 
-if TYPE_CHECKING:
-    from anil_tf.export.runtime import BundleRuntime
-
-BATCH = 32  # images a call of the backbone
 SHOWN = 5  # classes a line of `predict`
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -27,7 +22,12 @@ _json = click.option("--json", "json_file", type=_FILE, help="Write the figures 
 
 @click.command()
 @click.argument("run", type=_FOLDER)
-@click.option("--output", required=True, type=_FILE, help="Folder of the bundle; must not exist.")
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the bundle; must not exist.",
+)
 @click.option(
     "--targets", default="saved_model,onnx,litert", show_default=True, help="Formats to write."
 )
@@ -38,14 +38,17 @@ def export(
     run: Path, output: Path, targets: str, int8: bool, trainer: bool, json_file: Path | None
 ) -> None:
     """Export a trained RUN as a bundle, verified against a float64 reference."""
+    import_tensorflow()
     from anil_tf.export.bundle import export_bundle
     from anil_tf.export.verify import format_parity
 
-    manifest = export_bundle(run, output, targets.split(","), int8, trainer)
+    with native_notes_kept():
+        manifest = export_bundle(run, output, targets.split(","), int8, trainer)
     click.echo(format_parity(manifest.parity))
     size = sum(file.bytes for file in manifest.files.values())
     click.echo(f"\nWrote {output}: {len(manifest.files)} files, {size / 1e6:.1f} MB")
     write_json(json_file, manifest.model_dump(mode="json"))
+    say_next("adapt", output, "--support", "DIR", "--output", "head.npz")
 
 
 @click.command()
@@ -53,9 +56,11 @@ def export(
 @_json
 def verify(bundle: Path, json_file: Path | None) -> None:
     """Compare every runtime of a BUNDLE with the float64 reference on fixed episodes."""
+    import_tensorflow()
     from anil_tf.export.verify import format_parity, verify_bundle
 
-    parity, skipped = verify_bundle(bundle)
+    with native_notes_kept():
+        parity, skipped = verify_bundle(bundle)
     click.echo(format_parity(parity))
     for runtime, reason in skipped.items():
         click.echo(f"{runtime} skipped: {reason}")
@@ -63,6 +68,7 @@ def verify(bundle: Path, json_file: Path | None) -> None:
     write_json(json_file, figures)
     if not all(runtime.ok for runtime in parity):
         sys.exit(1)
+    say_next("adapt", bundle, "--support", "DIR", "--output", "head.npz")
 
 
 @click.command()
@@ -100,35 +106,23 @@ def adapt(
     same --steps and --learning-rate the result is that of learning all the classes at once. A
     class in both is learned from its new images alone.
     """
-    from anil_tf.export.head import fit_head, read_head
-    from anil_tf.export.onnx_runtime import OnnxRuntime
+    from anil_tf.datasets.folder import list_classes
+    from anil_tf.export.predictor import Predictor
 
     if not support and not remove:
         raise ValueError("Say what to learn: --support DIR")
     if remove and not known:
         raise ValueError("Say which head to remove a class from: --from HEAD")
-    runtime = OnnxRuntime(bundle)
-    rows = read_head(known, runtime.manifest).support if known else {}
-    if unknown := [name for name in remove if name not in rows]:
-        raise ValueError(f"There is no class {unknown[0]!r} to remove. There are: {list(rows)}")
-    if empty := [name for name in rows if not len(rows[name])]:
-        raise ValueError(
-            f"{known} cannot be added to: it keeps no features of {empty[0]!r}. Learn from images"
-        )
-    rows = {name: features for name, features in rows.items() if name not in remove}
-    if support:
-        rows |= _learn(runtime, support)
-    start = time.perf_counter()
-    head, adapted = fit_head(runtime, rows, learning_rate, steps)
-    milliseconds = 1000 * (time.perf_counter() - start)
-    head.write(output)
+    predictor = Predictor(bundle, known, steps, learning_rate, progress=True)
+    predictor.change(list_classes(support) if support else {}, remove)
+    predictor.save(output)
 
-    counts = {name: len(rows[name]) for name in head.names}
+    counts, adapted = predictor.counts, predictor.adaptation
     for name, count in counts.items():
         click.echo(f"{name}: {count} image{'s' if count > 1 else ''}")
     click.echo(
         f"Loss {adapted.initial_loss:.4f} before, {adapted.final_loss:.4f} after adaptation "
-        f"({milliseconds:.1f} ms). Wrote {output}"
+        f"({predictor.milliseconds:.1f} ms). Wrote {output}"
     )
     write_json(
         json_file,
@@ -137,9 +131,10 @@ def adapt(
             "initial_loss": adapted.initial_loss,
             "final_loss": adapted.final_loss,
             "rows_used": adapted.rows_used,
-            "adapt_milliseconds": milliseconds,
+            "adapt_milliseconds": predictor.milliseconds,
         },
     )
+    say_next("predict", bundle, "--head", output, "IMAGE...")
 
 
 @click.command()
@@ -151,38 +146,15 @@ def predict(
     bundle: Path, head_file: Path, images: tuple[Path, ...], json_file: Path | None
 ) -> None:
     """Class names and probabilities of images, under a head that `anil adapt` wrote."""
-    from anil_tf.datasets.folder import read_image
-    from anil_tf.export.head import read_head
-    from anil_tf.export.onnx_runtime import OnnxRuntime
+    from anil_tf.export.predictor import Predictor
 
-    runtime = OnnxRuntime(bundle)
-    head = read_head(head_file, runtime.manifest)
-    pixels = np.stack([read_image(path, runtime.image_shape) for path in images])
-    _, probabilities = runtime.predict(_features(runtime, pixels), head.kernel, head.bias)
-
+    predictor = Predictor(bundle, head_file, progress=True)
     predictions = []
-    for path, row in zip(images, probabilities, strict=True):
-        best_first = np.argsort(-row, kind="stable")
-        ranked = {head.names[column]: float(row[column]) for column in best_first}
+    for path, row in zip(images, predictor.predict(images), strict=True):
+        named = zip(predictor.names, map(float, row), strict=True)
+        ranked = dict(sorted(named, key=lambda pair: -pair[1]))
         predictions.append({"image": str(path), "probabilities": ranked})
         shown = [f"{name} {value:.3f}" for name, value in list(ranked.items())[:SHOWN]]
         click.echo(f"{path}: {', '.join(shown)}")
     write_json(json_file, predictions)
-
-
-def _learn(runtime: "BundleRuntime", support: Path) -> dict[str, np.ndarray]:
-    """Features of each class of a folder, by its name."""
-    from anil_tf.datasets.folder import list_classes, read_classes
-
-    classes = read_classes(list_classes(support), runtime.image_shape)
-    features = _features(runtime, classes.images)
-    return dict(zip(classes.names, np.split(features, classes.starts[1:]), strict=True))
-
-
-def _features(runtime: "BundleRuntime", images: np.ndarray) -> np.ndarray:
-    """Features of any number of images, a few at a time, with progress on a terminal."""
-    starts = range(0, len(images), BATCH)
-    with click.progressbar(starts, label="Features", file=sys.stderr) as batches:
-        return np.concatenate(
-            [runtime.features(images[start : start + BATCH]) for start in batches]
-        )
+    say_next("adapt", bundle, "--from", head_file, "--support", "MORE", "--output", "more.npz")

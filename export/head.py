@@ -55,6 +55,7 @@ class Head(NamedTuple):
 
     def write(self, path: Path) -> None:
         """Write the head as an `.npz` file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         arrays = self._asdict() | {"names": np.array(self.names, np.str_)}
         with path.open("wb") as file:
             np.savez(file, **arrays)

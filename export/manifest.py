@@ -130,9 +130,14 @@ def read_manifest(bundle: Path) -> Manifest:
 
     Raises:
         FileNotFoundError: The folder is not a bundle.
-        ValueError: The manifest is invalid, or a file is missing, changed or outside the folder.
+        ValueError: It is a run, the manifest is invalid, or a file is missing, changed or outside
+            the folder.
     """
     path = bundle / layout.MANIFEST
+    if (bundle / "model.keras").is_file():
+        raise ValueError(
+            f"{bundle} is a run, not a bundle. Make one: anil export {bundle} --output BUNDLE"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{bundle} is not a bundle: it has no {layout.MANIFEST}")
     try:

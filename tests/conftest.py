@@ -46,3 +46,9 @@ def omniglot_data_dir() -> Path:
     if not (data_dir / "omniglot").is_dir():
         pytest.skip("no Omniglot here: set ANIL_DATA_DIR to a TFDS data directory that holds it")
     return data_dir
+
+
+@pytest.fixture(scope="session")
+def glyphs_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TFDS data directory for the glyphs: the first test that reads them prepares them."""
+    return tmp_path_factory.mktemp("glyphs")

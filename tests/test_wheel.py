@@ -91,13 +91,13 @@ def test_the_installed_command_shows_its_help(installed, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_installed_command_trains(installed, tmp_path):
+def test_the_installed_command_trains(installed, glyphs_data_dir, tmp_path):
     output = tmp_path / "run"
     settings = ("training.steps=2", "training.validation_episodes=2", "evaluation.episodes=2")
     options = [part for setting in settings for part in ("--set", setting)]
     run(
         installed / "anil", "train", "--recipe", "glyphs", *options,
-        "--data-dir", tmp_path / "data", "--output", output,
+        "--data-dir", glyphs_data_dir, "--output", output,
         cwd=tmp_path,
     )  # fmt: skip
     assert (output / "model.keras").is_file()

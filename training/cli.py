@@ -3,11 +3,16 @@
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from anil_tf.export.runtime import RUNTIMES
 from anil_tf.figures import write_json
+from anil_tf.hints import did_you_mean, say_next
+from anil_tf.quiet import import_tensorflow
 
 _PATH = click.Path(path_type=Path)
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 _data_dir = click.option(
     "--data-dir",
     type=_PATH,
@@ -18,8 +23,50 @@ _data_dir = click.option(
 _json = click.option("--json", "json_path", type=_PATH, help="Write the figures to this file.")
 
 
-@click.command()
-@click.option("--recipe", "source", required=True, help="A recipe's name or a TOML file.")
+def _complete_recipe(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Names of recipes for a shell, or files where no name starts like that."""
+    from anil_tf.training.recipe import recipe_names
+
+    names = [name for name in recipe_names() if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
+
+
+def _say_next(command: str, *words: str | Path) -> None:
+    """As `say_next`, with the --data-dir that was typed."""
+    context = click.get_current_context()
+    typed = context.get_parameter_source("data_dir") is ParameterSource.COMMANDLINE
+    say_next(command, *words, *(["--data-dir", context.params["data_dir"]] if typed else []))
+
+
+class _Train(click.Command):
+    """Tells who types `--steps 5` of `--set training.steps=5`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the arguments; see Click."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from anil_tf.training.recipe import recipe_keys
+
+            word = error.option_name.lstrip("-").replace("-", "_")
+            if hint := did_you_mean(word, recipe_keys()):
+                hint = hint.replace("you mean", "you mean --set KEY=VALUE with the key")
+                raise click.UsageError(
+                    f"No such option {error.option_name!r}.{hint}", ctx
+                ) from None
+            raise
+
+
+@click.command(cls=_Train)
+@click.option(
+    "--recipe",
+    "source",
+    required=True,
+    help="A recipe's name or a TOML file.",
+    shell_complete=_complete_recipe,
+)
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe."
 )
@@ -39,6 +86,7 @@ def train(
     from anil_tf.training.recipe import read_recipe
 
     recipe = read_recipe(source, overrides)
+    import_tensorflow()
     from anil_tf.training.train import train as train_recipe
 
     figures = train_recipe(recipe, output, data_dir, resume)
@@ -46,12 +94,12 @@ def train(
         f"Trained {recipe.name} for {figures['steps']} steps in {figures['seconds']:.0f} s "
         f"({figures['images_per_second']:.0f} images/s). The run is in {output}"
     )
-    click.echo(f"Next: anil evaluate {output}")
     write_json(json_path, figures)
+    _say_next("evaluate", output)
 
 
 @click.command()
-@click.argument("path", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
+@click.argument("path", metavar="RUN|BUNDLE", type=_FOLDER)
 @_data_dir
 @click.option("--episodes", type=click.IntRange(min=2), help="[default: the recipe's]")
 @click.option("--ways", type=click.IntRange(min=1), help="[default: the recipe's]")
@@ -83,6 +131,7 @@ def evaluate(
     json_path: Path | None,
 ) -> None:
     """Measure accuracy on unseen classes, before and after adaptation."""
+    import_tensorflow()
     from anil_tf.training.evaluate import describe, evaluate_path
 
     chosen = {
@@ -96,10 +145,16 @@ def evaluate(
     figures = evaluate_path(path, data_dir, overrides, split, seed, runtime, nil)
     click.echo(describe(figures))
     write_json(json_path, figures)
+    if (path / "manifest.json").is_file():
+        say_next("adapt", path, "--support", "DIR", "--output", "head.npz")
+    elif "mse" not in figures and figures["norm"] == "batch":
+        say_next("export", path, "--output", "BUNDLE")
+    elif "mse" not in figures:  # which is not exported
+        _say_next("analyze", path)
 
 
 @click.command()
-@click.argument("run", metavar="RUN", type=_PATH)
+@click.argument("run", metavar="RUN", type=_FOLDER)
 @_data_dir
 @click.option("--tasks", type=click.IntRange(min=2), default=100, show_default=True)
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test")
@@ -108,6 +163,7 @@ def analyze(
     run: Path, data_dir: Path | None, tasks: int, split: str, json_path: Path | None
 ) -> None:
     """Show what the inner loop changes: rapid learning or feature reuse?"""
+    import_tensorflow()
     from anil_tf.training.analyze import analyze as analyze_run
     from anil_tf.training.analyze import format_analysis
 
@@ -115,6 +171,7 @@ def analyze(
     click.echo(format_analysis(figures))
     click.echo(f"\nKept in {run / 'analysis.json'} and {run / 'analysis.png'}")
     write_json(json_path, figures)
+    _say_next("reproduce", "paper", "--budget", "4h")
 
 
 @click.command()
@@ -138,6 +195,7 @@ def reproduce(
     Every stage is a run of its own below the output folder. Called again, with the same budget,
     finished stages are kept and an interrupted one goes on.
     """
+    import_tensorflow()
     from anil_tf.training.reproduce import STUDIES
     from anil_tf.training.reproduce import reproduce as reproduce_study
 
@@ -148,14 +206,61 @@ def reproduce(
 
 
 @click.command()
-def datasets() -> None:
-    """List what can be trained on, and how each is obtained."""
+@click.argument("name", required=False, shell_complete=_complete_recipe)
+@_data_dir
+@click.option("--output", type=_PATH, help="Draw some classes of NAME into this PNG.")
+def datasets(name: str | None, data_dir: Path | None, output: Path | None) -> None:
+    """List what can be trained on, or show the classes of one.
+
+    NAME is a recipe, a data set of one, or a folder with a folder of images for each class.
+    """
+    if name is not None:
+        _show_classes(name, data_dir, output)
+        return
+    if output is not None:
+        raise ValueError("Say what to draw: anil datasets NAME --output FILE.png")
     from anil_tf.training.recipe import read_recipe, recipe_names
 
     recipes = {name: read_recipe(name) for name in recipe_names()}
     for title, how, chosen in _SOURCES:
         names = [name for name, recipe in recipes.items() if chosen(recipe.data)]
         click.echo(f"{title}\n  {how}\n  recipes: {', '.join(names) or 'your own TOML file'}\n")
+    say_next("datasets", "glyphs", "--output", "glyphs.png")
+
+
+def _show_classes(name: str, data_dir: Path | None, output: Path | None) -> None:
+    from anil_tf.training.contact_sheet import describe_classes, draw_contact_sheet
+    from anil_tf.training.recipe import Data, read_recipe, recipe_names
+
+    recipes = {known: read_recipe(known) for known in recipe_names()}
+    sources = {recipe.data.name: recipe.data for recipe in recipes.values() if recipe.data.name}
+    if Path(name).is_dir():
+        data, data_dir = Data(source="folder", image_shape=(84, 84, 3)), Path(name)
+    elif name in recipes or Path(name).is_file():
+        data = read_recipe(name).data
+    elif name in sources:
+        data = sources[name]
+    else:
+        known = [*recipes, *sources]
+        raise ValueError(
+            f"{name!r} is no recipe, no data set of one and no folder."
+            f"{did_you_mean(name, known)} `anil datasets` lists what there is"
+        )
+    if data.source == "sinusoid":
+        raise ValueError("sinusoid draws waves: there are no classes to show")
+    if data.source == "tfds":
+        import_tensorflow()
+    splits = data.load(("train", "val", "test"), data_dir)
+    for split, classes in splits.items():
+        click.echo(f"{split + ':':<6} {describe_classes(classes)}")
+    if output is None:
+        _say_next("datasets", name, "--output", "classes.png")
+        return
+    draw_contact_sheet(splits, output)
+    click.echo(f"Wrote {output}")
+    recipe = name if name in recipes else "RECIPE"
+    folder = ["--data-dir", name] if Path(name).is_dir() else []
+    _say_next("train", "--recipe", recipe, "--output", "run", *folder)
 
 
 _SOURCES = [

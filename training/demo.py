@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anil_tf.datasets.glyphs import script_of
 from anil_tf.datasets.images import ClassImages
+from anil_tf.quiet import import_tensorflow
 from anil_tf.training.pictures import Answered, draw_episodes
 from anil_tf.training.recipe import read_recipe
 
@@ -42,6 +42,7 @@ def main() -> None:
     _anil("export", run, "--output", bundle)
     _anil("verify", bundle)
     _title("4. Learn five letters of an unseen script, on ONNX Runtime alone")
+    import_tensorflow()
     classes = read_recipe("glyphs").data.load(["test"], data)["test"]
     answered = [
         _learn(bundle, script, letters, root / "letters" / script)
@@ -54,6 +55,8 @@ def main() -> None:
 
 def choose_letters(classes: ClassImages, seed: int) -> list[tuple[str, ClassImages]]:
     """Five letters each of some scripts of the test split, drawn by the seed."""
+    from anil_tf.datasets.glyphs import script_of  # imports TFDS, which nobody is to wait for
+
     rng = np.random.default_rng(seed)
     members: dict[str, list[int]] = {}
     for index, name in enumerate(classes.names):
@@ -107,8 +110,11 @@ def _summary(
         f"  after adaptation   {figures['accuracy']:7.2%} +- {figures['ci95']:.2%}\n"
         f"Five letters learned from {SHOTS} drawings each, on ONNX Runtime:\n{learned}\n"
         f"Picture of them: {picture}\n\n"
-        "Next, learn classes of your own, one folder of pictures a class:\n"
-        f"  .venv/bin/anil adapt {bundle} --support YOUR_FOLDER --output mine.npz"
+        "Next, learn classes of your own, one folder of pictures a class, and name a picture:\n"
+        f"  .venv/bin/anil adapt {bundle} --support YOUR_FOLDER --output mine.npz\n"
+        f"  .venv/bin/anil predict {bundle} --head mine.npz PICTURE\n"
+        "Or train on photographs of your own:\n"
+        "  .venv/bin/anil datasets"
     )
 
 
@@ -120,10 +126,11 @@ def _anil(*arguments: str | Path, quiet: bool = False) -> None:
     words = [str(argument) for argument in arguments]
     shown = shlex.join(["anil", *words])
     print(f"$ {shown if len(shown) < 120 else shown[:116] + ' ...'}", flush=True)
-    output = subprocess.DEVNULL if quiet else None
     command = [sys.executable, "-m", "anil_tf", *words]
-    if code := subprocess.run(command, stdout=output, check=False).returncode:
-        sys.exit(code)
+    done = subprocess.run(command, capture_output=quiet, text=True, check=False)
+    if done.returncode:
+        print(done.stderr or "", end="", file=sys.stderr)
+        sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

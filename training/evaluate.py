@@ -119,7 +119,7 @@ def describe(figures: dict[str, Any]) -> str:
     how = (
         "without head and inner loop (NIL)"
         if figures["nil"]
-        else f"after {figures['inner_steps']} steps, "
+        else f"after {figures['inner_steps']} step{'s' * (figures['inner_steps'] != 1)}, "
         f"{figures['accuracy_before_adaptation']:.2%} before"
     )
     return (

@@ -15,6 +15,7 @@ from pydantic import Field
 from anil_tf.datasets.images import ClassImages, Shape
 from anil_tf.datasets.load import load_folder, load_tfds
 from anil_tf.datasets.splits import SplitRule
+from anil_tf.hints import did_you_mean
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -71,9 +72,18 @@ class Data(_Table):
 
 
 class Backbone(_Table):
-    """Which backbone, and the arguments it is built with; those not given keep its defaults."""
+    """Which backbone, and the arguments it is built with; those not given keep its defaults.
+
+    Attributes:
+        name: Of `anil_tf.backbones`, or `keras.applications.NAME`, which takes `weights`,
+            `trainable` and `cosine` alone.
+        weights: A file of weights, `.weights.h5` or `.keras`; random weights without.
+        trainable: Whether the outer loop trains it.
+    """
 
     name: str
+    weights: Path | None = None
+    trainable: bool | None = None
     filters: Count | None = None
     blocks: Count | None = None
     pooling: bool | None = None
@@ -89,16 +99,16 @@ class Backbone(_Table):
         Raises:
             ValueError: There is no backbone of that name, or it takes no such argument.
         """
-        from anil_tf.backbones import BACKBONES  # imports TensorFlow
+        from anil_tf import backbones  # imports TensorFlow
 
-        if self.name not in BACKBONES:
-            raise ValueError(
-                f"model.backbone.name must be one of {sorted(BACKBONES)}. Received: {self.name!r}"
-            )
-        function = BACKBONES[self.name]
+        function = backbones.find(self.name)
         options = self.model_dump(exclude={"name"}, exclude_none=True)
-        if unknown := options.keys() - inspect.signature(function).parameters:
-            raise ValueError(f"Backbone {self.name!r} takes no {', '.join(sorted(unknown))}")
+        known = inspect.signature(function).parameters
+        if unknown := options.keys() - known:
+            raise ValueError(
+                f"Backbone {self.name!r} takes no {', '.join(sorted(unknown))}. "
+                f"It takes {', '.join(list(known)[1:])}"
+            )
         return function(tuple(input_shape), **options)
 
 
@@ -239,7 +249,8 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         text = Path(source).read_text(encoding="utf-8")
     else:
         raise FileNotFoundError(
-            f"{source} is neither a recipe file nor one of {', '.join(recipe_names())}"
+            f"{source} is neither a recipe file nor one of {', '.join(recipe_names())}."
+            f"{did_you_mean(str(source), recipe_names())}"
         )
     try:
         tables = tomllib.loads(text)
@@ -247,7 +258,36 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ValueError(f"{source} is not TOML: {error}") from error
     for override in overrides:
         _apply(tables, override)
+    _refuse_unknown_keys(tables)
     return Recipe.model_validate(tables)
+
+
+def recipe_keys(table: type[_Table] = Recipe, prefix: str = "") -> list[str]:
+    """Every key of a recipe, with its tables: `seed`, `training.steps` and so on."""
+    keys = []
+    for name, field in table.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, _Table):
+            keys += recipe_keys(kind, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _refuse_unknown_keys(tables: dict[str, Any], prefix: str = "") -> None:
+    known = recipe_keys()
+    for name, value in tables.items():
+        key = prefix + name
+        if isinstance(value, dict):
+            _refuse_unknown_keys(value, f"{key}.")
+        elif below := [name for name in known if name.startswith(f"{key}.")]:
+            raise ValueError(
+                f"{key} is a table of a recipe. Give one of its keys: {', '.join(below)}. "
+                f"Received: {key}={value}"
+            )
+        elif key not in known:
+            hint = did_you_mean(key, known) or f" There are: {', '.join(known)}."
+            raise ValueError(f"{key} is not a key of recipes.{hint} Received: {key}={value}")
 
 
 def _apply(tables: dict[str, Any], override: str) -> None:

@@ -35,4 +35,8 @@ def make_sampler(
     try:
         return kind(classes, episodes.ways, episodes.shots, episodes.queries, seed, data.rotations)
     except ValueError as error:
-        raise ValueError(f"The {split} split is too small: {error}") from error
+        table = "training" if isinstance(episodes, Training) else "evaluation"
+        raise ValueError(
+            f"The {split} split is too small: {error}. Lower {table}.ways, {table}.shots or "
+            f"{table}.queries, or give more data"
+        ) from error

@@ -17,8 +17,11 @@ def read_image(path: Path, image_shape: Shape) -> np.ndarray:
     """One image file as uint8 `[H, W, C]`.
 
     Raises:
+        FileNotFoundError: There is no such file.
         ValueError: The file does not decode; it is named.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no image {path}")
     try:
         with Image.open(path) as image:
             return to_array(image, image_shape)

@@ -1,5 +1,7 @@
 """Classes from any TFDS data set that has an image and a label."""
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from anil_tf.datasets.images import ClassImages, Shape, to_array
+from anil_tf.hints import did_you_mean
 
 
 def read_tfds(
@@ -25,20 +28,33 @@ def read_tfds(
         data_dir: Where TFDS keeps its data; TFDS's own default otherwise.
 
     Raises:
-        ValueError: The data set is unknown, or has no `image` and `label`, or lacks a split.
+        ValueError: The data set is unknown, or has no `image` and `label`, or lacks a split, or
+            cannot be downloaded.
     """
     if name == "glyphs":
         import anil_tf.datasets.glyphs  # noqa: F401  registers the builder with TFDS
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError as error:
-        raise ValueError(f"TFDS knows no data set {name!r}. `anil datasets` lists some") from error
+        hint = did_you_mean(name, [*tfds.list_builders(with_community_datasets=False), "glyphs"])
+        raise ValueError(
+            f"TFDS knows no data set {name!r}.{hint} `anil datasets` lists some"
+        ) from error
     missing = {"image", "label"} - set(builder.info.features)
     if missing:
         raise ValueError(
             f"{name} has no {sorted(missing)} feature. Received: {builder.info.features}"
         )
-    builder.download_and_prepare()
+    if not sys.stderr.isatty():  # where TFDS would write a line for every hundredth
+        tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the figures of a command
+            builder.download_and_prepare()
+    except (OSError, tfds.download.DownloadError) as error:
+        raise ValueError(
+            f"{name} is not in {data_dir or 'the directory of TFDS'}, and cannot be downloaded: "
+            f"{error}. Say where it lies with --data-dir"
+        ) from error
     unknown = set(subsets) - set(builder.info.splits)
     if unknown:
         raise ValueError(

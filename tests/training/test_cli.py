@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -59,12 +60,13 @@ def test_a_run_is_trained_then_evaluated(photographs, tmp_path):
     run, figures = tmp_path / "run", tmp_path / "figures.json"
     result = train(photographs, run)
     assert result.exit_code == 0, result.output
-    assert f"Next: anil evaluate {run}" in result.stdout
+    assert result.stderr.endswith(f"Next: anil evaluate {run} --data-dir {photographs}\n")
     arguments = ["--data-dir", photographs, "--episodes", 3, "--json", figures]
     result = anil("evaluate", run, *arguments)
     assert result.exit_code == 0, result.output
     assert "3 episodes of the test split, 2-way 1-shot, norm=batch, keras" in result.stdout
     assert json.loads(figures.read_text())["episodes"] == 3
+    assert result.stderr.endswith(f"Next: anil export {run} --output BUNDLE\n")
 
 
 def test_a_missing_folder(tmp_path):
@@ -119,3 +121,36 @@ def test_datasets_names_every_recipe():
 
     output = anil("datasets").stdout
     assert all(name in output for name in recipe_names())
+
+
+def test_a_sheet_shows_the_classes_of_a_folder(photographs, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    result = anil("datasets", photographs, "--output", sheet)
+    assert result.exit_code == 0, result.output
+    assert "train: 5 classes, 3 images each\nval:   1 classes" in result.stdout
+    assert f"--data-dir {photographs}" in result.stderr
+    with Image.open(sheet) as drawn:
+        colors = len(drawn.convert("RGB").getcolors(10**7))
+    assert colors > 1000  # random pictures, not an empty page
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("anil tra", {"train"}),
+        ("anil predict --he", {"--head", "--help"}),
+        ("anil train --recipe gl", {"glyphs"}),
+        ("anil datasets omniglot-5way-1", {"omniglot-5way-1shot"}),
+    ],
+)
+def test_a_shell_completes_commands_options_and_recipes(words, completed):
+    words, incomplete = words.rsplit(" ", 1)
+    completion = ShellComplete(main, {}, "anil", "_ANIL_COMPLETE")
+    found = completion.get_completions(words.split()[1:], incomplete)
+    assert {item.value for item in found} == completed
+
+
+def test_a_shell_gets_clicks_own_script(monkeypatch):
+    monkeypatch.setenv("_ANIL_COMPLETE", "bash_source")
+    result = CliRunner().invoke(main, prog_name="anil")
+    assert "complete -o nosort -F _anil_completion anil" in result.stdout

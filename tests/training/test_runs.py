@@ -286,3 +286,27 @@ def test_an_image_that_does_not_decode_is_named(broken_tree, tmp_path):
             tmp_path / "run",
             broken_tree,
         )
+
+
+def test_a_frozen_application_is_trained_and_exported(tree, tmp_path):
+    """From a recipe with a network of Keras and a file of its weights to a bundle that holds."""
+    from anil_tf.export.bundle import export_bundle
+
+    weights = tmp_path / "mobilenet.weights.h5"
+    network = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(32, 32, 3))
+    network.save_weights(weights)
+    recipe = small_recipe(
+        "data.image_shape=[32, 32, 3]",
+        "model.backbone={name='keras.applications.MobileNet', trainable=false, cosine=true}",
+        f"model.backbone.weights='{weights}'",
+        "model.head_init=shared",
+        "training.steps=2",
+    )
+    training.train(recipe, tmp_path / "run", tree)
+    backbone = keras.saving.load_model(tmp_path / "run" / "model.keras").backbone
+    for ours, theirs in zip(backbone.get_weights(), network.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    parity = export_bundle(tmp_path / "run", tmp_path / "bundle", ["onnx", "saved_model"]).parity
+    assert {"onnx", "saved_model"} <= {runtime.runtime for runtime in parity}
+    assert all(runtime.ok for runtime in parity)

@@ -125,8 +125,8 @@ def test_drawings_have_ink_and_white_margins():
 
 
 @pytest.mark.slow
-def test_tfds_prepares_it_without_a_network(tmp_path):
-    splits = load_tfds("glyphs", SPLITS, (28, 28, 1), SplitRule(), tmp_path)
+def test_tfds_prepares_it_without_a_network(glyphs_data_dir):
+    splits = load_tfds("glyphs", SPLITS, (28, 28, 1), SplitRule(), glyphs_data_dir)
     assert all((splits[part].counts == glyphs.DRAWINGS).all() for part in SPLITS)
     assert sum(len(splits[part].names) for part in SPLITS) == len(glyphs.letters())
     drawn = glyphs.draw(glyphs.letters()[splits["test"].names[0]], 0)

@@ -1,0 +1,54 @@
+"""Notes of native libraries, which are of no use to somebody who waits for an accuracy."""
+
+import atexit
+import contextlib
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+USER_ERRORS = (ImportError, KeyboardInterrupt, OSError, ValueError)  # told in a line of their own
+
+
+def import_tensorflow() -> None:
+    """Imports it for a command, without what its import writes to stderr.
+
+    Some lines (`All log messages before absl::InitializeLog()`, `Could not find cuda drivers`) are
+    written before TensorFlow reads `TF_CPP_MIN_LOG_LEVEL`: nothing but the file descriptor stops
+    them (https://github.com/tensorflow/tensorflow/issues/100442).
+    """
+    # Where it is not installed, whoever needs it says so.
+    if "tensorflow" not in sys.modules and importlib.util.find_spec("tensorflow"):
+        with native_notes_kept():
+            import tensorflow  # noqa: F401
+
+
+@contextlib.contextmanager
+def native_notes_kept() -> Iterator[None]:
+    """Within it nothing appears on stderr; a fault of the program shows afterwards what was said.
+
+    LiteRT tells of each accelerator that it looks for, and at the exit of the program of each that
+    it lets go; it has no setting for that. Not for code that shows its progress on stderr.
+    """
+    atexit.unregister(_close_stderr)
+    atexit.register(_close_stderr)
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, USER_ERRORS):
+                notes.seek(0)
+                os.write(stderr, notes.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def _close_stderr() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

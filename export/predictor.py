@@ -1,0 +1,233 @@
+"""`Predictor`: learn classes from images and name images, in Python, without TensorFlow."""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from anil_tf.datasets.folder import read_image
+from anil_tf.datasets.images import to_array
+from anil_tf.export.head import Head, fit_head, read_head
+from anil_tf.export.onnx_runtime import OnnxRuntime
+from anil_tf.export.runtime import Adaptation
+
+BATCH = 32  # images a call of the backbone
+
+AnyImage = str | Path | Image.Image | np.ndarray
+Images = np.ndarray | Sequence[AnyImage]
+
+
+class Predictor:
+    """A bundle on ONNX Runtime, and the classes that it has learned so far.
+
+    What it learns is a head, fitted anew to the features of all its classes by every change: adding
+    a class gives exactly what learning all at once would have given. `anil adapt` and
+    `anil predict` run on it.
+
+    Images are files or Pillow images of any size, or arrays of the shape that the model takes
+    (`image_shape`): uint8, pixels 0 to 255. Other data than images is arrays alone.
+
+    Args:
+        bundle: Folder that `anil export` wrote.
+        head: A head saved earlier, to go on from; nothing is learned yet without.
+        steps: Of adaptation; the bundle's own by default.
+        learning_rate: Of adaptation; the bundle's own by default.
+        progress: Show a bar on a terminal while many images are read.
+
+    Attributes:
+        runtime: The bundle opened on ONNX Runtime.
+        head: The learned head; None while there are fewer than two classes.
+        milliseconds: How long the last fit took, without the features.
+
+    Raises:
+        FileNotFoundError: The folder is not a bundle, or the head is not there.
+        ValueError: The bundle is damaged, or the head is, or belongs to another bundle.
+
+    Example:
+        predictor = Predictor("bundle")
+        predictor.learn(["a1.jpg", "a2.jpg", "b1.jpg"], ["ann", "ann", "bob"])
+        predictor.add_class("cat", ["c1.jpg"])
+        probabilities = predictor.predict(["new.jpg"])  # [1, 3], in the order of predictor.names
+        predictor.save("head.npz")
+        again = Predictor("bundle", head="head.npz")
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path,
+        head: str | Path | None = None,
+        steps: int | None = None,
+        learning_rate: float | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.runtime = OnnxRuntime(bundle)
+        self.steps, self.learning_rate = steps, learning_rate
+        self.progress = progress
+        self.head: Head | None = None
+        self._adaptation: Adaptation | None = None
+        self.milliseconds = 0.0
+        self._support: dict[str, np.ndarray] = {}
+        self._opened = head
+        if head is not None:
+            self.head = read_head(Path(head), self.runtime.manifest)
+            self._support = self.head.support
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes, in the order of the columns of `predict`."""
+        return tuple(sorted(self._support)) if self.head is None else self.head.names
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images each class was learned from."""
+        return {name: len(self._support[name]) for name in self.names}
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """What the last change gave: the losses before and after, and how many rows counted.
+
+        Raises:
+            ValueError: Fewer than two classes were learned, or none since a head was opened.
+        """
+        if self._adaptation is None:
+            self._learned()
+            raise ValueError("This head was opened, not learned: its losses are not known")
+        return self._adaptation
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        return self.runtime.image_shape
+
+    def learn(self, images: Images, labels: Sequence[str] | np.ndarray) -> None:
+        """Learn classes from labelled images; those known before are forgotten.
+
+        Args:
+            images: Of all the classes, in any order.
+            labels: The name of the class of each image; anything else is taken as text.
+
+        Raises:
+            ValueError: There are fewer than two classes, or images and labels do not fit.
+        """
+        names = np.array([str(label) for label in labels], np.str_)
+        if len(names) != len(images):
+            raise ValueError(
+                f"There must be one label for each image. Received: {len(images)} images, "
+                f"{len(names)} labels"
+            )
+        if len(classes := np.unique(names)) < 2:
+            raise ValueError(f"labels must name at least 2 classes. Received: {classes.tolist()}")
+        features = self.features(images)
+        self._fit({str(name): features[names == name] for name in classes})
+
+    def add_class(self, name: str, images: Images) -> None:
+        """Learn one class more; one of that name is learned from these images alone."""
+        self.change(add={name: images})
+
+    def remove_class(self, name: str) -> None:
+        """Forget a class, and the features of its images."""
+        self.change(remove=[name])
+
+    def change(self, add: Mapping[str, Images] | None = None, remove: Collection[str] = ()) -> None:
+        """Forget some classes and learn others, in one fit.
+
+        Raises:
+            ValueError: There is no class of that name to forget; the head keeps no features to
+                learn from; there are more classes than the bundle can tell apart; or adaptation
+                diverges. Nothing has changed then.
+        """
+        if unknown := [name for name in remove if name not in self._support]:
+            raise ValueError(
+                f"There is no class {unknown[0]!r} to remove. There are: {list(self.names)}"
+            )
+        kept = {name: rows for name, rows in self._support.items() if name not in remove}
+        if empty := [name for name in kept if not len(kept[name])]:
+            raise ValueError(
+                f"{self._opened} cannot be added to: it keeps no features of {empty[0]!r}. "
+                "Learn all its classes from images"
+            )
+        self._fit(kept | self._embed(add or {}))
+
+    def _embed(self, classes: Mapping[str, Images]) -> dict[str, np.ndarray]:
+        """Features of each class; all images go through the backbone together."""
+        if not classes:
+            return {}
+        if empty := [name for name, images in classes.items() if not len(images)]:
+            raise ValueError(f"There must be at least one image of {empty[0]!r}. Received: none")
+        features = self.features([image for images in classes.values() for image in images])
+        ends = np.cumsum([len(images) for images in classes.values()])[:-1]
+        return dict(zip(classes, np.split(features, ends), strict=True))
+
+    def _fit(self, support: dict[str, np.ndarray]) -> None:
+        if len(support) < 2:  # one class after the other: the second makes it a head
+            self.head = self._adaptation = None
+        else:
+            start = time.perf_counter()
+            self.head, self._adaptation = fit_head(
+                self.runtime, support, self.learning_rate, self.steps
+            )
+            self.milliseconds = 1000 * (time.perf_counter() - start)
+        self._support = support
+
+    def features(self, images: Images) -> np.ndarray:
+        """Features float32 `[n, D]` of n images, some at a time.
+
+        Raises:
+            ValueError: There is no image, one does not decode, or an array does not fit the model.
+        """
+        if not len(images):
+            raise ValueError("There must be at least one image. Received: none")
+        starts = range(0, len(images), BATCH)
+        hidden = None if self.progress and len(starts) > 1 else True  # None: but on a terminal
+        bar = tqdm(starts, "Features", unit="batch", leave=False, disable=hidden)
+        return np.concatenate(
+            [self.runtime.features(self._pixels(images[start : start + BATCH])) for start in bar]
+        )
+
+    def _pixels(self, images: Images) -> np.ndarray:
+        if isinstance(images, np.ndarray):
+            return images
+        with ThreadPoolExecutor() as pool:
+            return np.stack(list(pool.map(self._read, images)))
+
+    def _read(self, image: AnyImage) -> np.ndarray:
+        if isinstance(image, Image.Image):
+            return to_array(image, self.image_shape)
+        if not isinstance(image, np.ndarray):
+            return read_image(Path(image), self.image_shape)
+        shape = self.runtime.manifest.image_shape
+        if image.shape != shape:
+            raise ValueError(
+                f"An array must be of the model's shape, {list(shape)}. "
+                f"Received: {list(image.shape)}. A file or a Pillow image may have any size"
+            )
+        return image
+
+    def predict(self, images: Images) -> np.ndarray:
+        """Probabilities float32 `[n, N]` of n images, in the order of `names`.
+
+        Raises:
+            ValueError: Fewer than two classes were learned, or an image does not fit.
+        """
+        head = self._learned()
+        return self.runtime.predict(self.features(images), head.kernel, head.bias)[1]
+
+    def save(self, path: str | Path) -> None:
+        """Write the head, for `Predictor(bundle, head=path)` and `anil predict --head`.
+
+        Raises:
+            ValueError: Fewer than two classes were learned.
+        """
+        self._learned().write(Path(path))
+
+    def _learned(self) -> Head:
+        if self.head is None:
+            raise ValueError(
+                f"There must be at least 2 classes to tell apart. Received: {list(self.names)}. "
+                "Learn more classes"
+            )
+        return self.head

@@ -1,0 +1,144 @@
+"""`Predictor`: what the commands `adapt` and `predict` run on, in Python and without TensorFlow."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import anil_tf
+from anil_tf.export import Predictor
+from anil_tf.export.predictor import BATCH
+
+GREYS = {"dark": 20, "grey": 120, "light": 230}
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    """Three images of each class, uint8 `[3, 28, 28, 1]`."""
+    rng = np.random.default_rng(0)
+    return {
+        name: rng.normal(grey, 8, (3, 28, 28, 1)).clip(0, 255).astype(np.uint8)
+        for name, grey in GREYS.items()
+    }
+
+
+@pytest.fixture
+def predictor(bundle, drawings):
+    """Has learned the three."""
+    predictor = Predictor(bundle, steps=200)
+    labels = np.repeat(list(drawings), 3)
+    predictor.learn(np.concatenate(list(drawings.values())), labels)
+    return predictor
+
+
+def assert_same_head(head, other):
+    assert head.names == other.names
+    for name in ("kernel", "bias", "support_features", "support_labels"):
+        np.testing.assert_allclose(getattr(head, name), getattr(other, name), atol=1e-6)
+
+
+def test_what_was_learned_is_named(predictor, drawings):
+    assert predictor.names == ("dark", "grey", "light")
+    assert predictor.counts == {"dark": 3, "grey": 3, "light": 3}
+    assert predictor.adaptation.final_loss < predictor.adaptation.initial_loss
+    probabilities = predictor.predict(np.stack([drawings[name][0] for name in GREYS]))
+    assert probabilities.argmax(axis=1).tolist() == [0, 1, 2]
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_the_order_of_images_and_labels_does_not_matter(bundle, predictor, drawings):
+    pairs = [(image, name) for name, images in drawings.items() for image in images]
+    images, labels = zip(*reversed(pairs), strict=True)
+    other = Predictor(bundle, steps=200)
+    other.learn(list(images), labels)
+    queries = np.concatenate(list(drawings.values()))
+    np.testing.assert_allclose(other.predict(queries), predictor.predict(queries), atol=1e-5)
+
+
+def test_learning_forgets_what_was_known(predictor, drawings):
+    predictor.learn(np.concatenate([drawings["dark"], drawings["light"]]), [7] * 3 + [8] * 3)
+    assert predictor.names == ("7", "8")
+
+
+def test_a_class_added_is_as_if_learned_at_once(bundle, predictor, drawings):
+    grown = Predictor(bundle, steps=200)
+    for name in ("light", "dark", "grey"):
+        grown.add_class(name, drawings[name])
+    assert_same_head(grown.head, predictor.head)
+
+
+def test_a_class_removed_leaves_no_trace(bundle, predictor, drawings):
+    predictor.remove_class("light")
+    two = Predictor(bundle, steps=200)
+    two.learn(np.concatenate([drawings["dark"], drawings["grey"]]), ["dark"] * 3 + ["grey"] * 3)
+    assert_same_head(predictor.head, two.head)
+
+
+def test_a_saved_head_goes_on(bundle, predictor, drawings, tmp_path):
+    predictor.save(tmp_path / "head.npz")
+    again = Predictor(bundle, tmp_path / "head.npz", steps=200)
+    images = drawings["grey"]
+    np.testing.assert_array_equal(again.predict(images), predictor.predict(images))
+    again.remove_class("dark")
+    again.add_class("dark", drawings["dark"])
+    assert_same_head(again.head, predictor.head)
+
+
+def test_files_pillow_images_and_arrays_are_the_same_images(predictor, drawings, tmp_path):
+    array = drawings["grey"][0]
+    picture = Image.fromarray(array.squeeze())
+    picture.save(tmp_path / "grey.png")
+    rows = predictor.predict([array, picture, tmp_path / "grey.png", str(tmp_path / "grey.png")])
+    np.testing.assert_allclose(rows, np.repeat(rows[:1], 4, axis=0), atol=1e-6)
+
+
+def test_any_number_of_images_is_named(predictor, drawings):
+    many = np.repeat(drawings["dark"], BATCH, axis=0)
+    assert predictor.predict(many).shape == (3 * BATCH, 3)
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing(predictor, drawings):
+    head = predictor.head
+    for change, message in (
+        (lambda: predictor.learn(drawings["dark"], ["a"]), "one label for each image"),
+        (lambda: predictor.learn(drawings["dark"], ["a"] * 3), r"at least 2 classes. .*\['a'\]"),
+        (lambda: predictor.add_class("a", []), "at least one image of 'a'"),
+        (lambda: predictor.add_class("a", [np.zeros((9, 9, 1), np.uint8)]), r"\[28, 28, 1\]"),
+        (lambda: predictor.add_class("a", drawings["dark"] / 255), "image must be uint8"),
+        (lambda: predictor.remove_class("red"), "no class 'red' to remove"),
+        (lambda: predictor.predict([]), "at least one image"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            change()
+    assert predictor.head is head
+
+
+def test_fewer_than_two_classes_are_not_told_apart(bundle, drawings, tmp_path):
+    predictor = Predictor(bundle)
+    predictor.add_class("dark", drawings["dark"])
+    with pytest.raises(ValueError, match=r"at least 2 classes to tell apart. Received: \['dark'\]"):
+        predictor.predict(drawings["dark"])
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        predictor.save(tmp_path / "head.npz")
+    assert not (tmp_path / "head.npz").exists()
+
+
+def test_it_needs_neither_tensorflow_nor_keras(bundle, tmp_path):
+    program = (
+        "import sys, numpy as np, anil_tf\n"
+        "from anil_tf.export import Predictor\n"
+        f"predictor = anil_tf.Predictor({str(bundle)!r})\n"
+        "images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), np.uint8)\n"
+        "predictor.learn(images, list('abab'))\n"
+        f"predictor.save({str(tmp_path / 'head.npz')!r})\n"
+        "assert predictor.predict(images).shape == (4, 2)\n"
+        "print({'tensorflow', 'keras', 'matplotlib'} & set(sys.modules))"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert process.stdout.strip() == "set()", process.stderr
+
+
+def test_it_is_one_class_wherever_it_is_imported_from():
+    assert anil_tf.Predictor is Predictor
