@@ -37,8 +37,7 @@ def map_tasks(function: Callable[..., Any], *tensors: tf.Tensor, returns: Any = 
 class LinearHead(keras.layers.Layer):
     """A linear layer on the features, always in float32.
 
-    `per_class` learns one column a class, as the paper does: the number of ways is fixed. It starts
-    small, so that adaptation starts near equal probabilities and the head moves before a body.
+    `per_class` learns one column a class, as the paper does: the number of ways is fixed.
     `shared` learns a single column and copies it to every class (UNICORN-MAML, Ye & Chao,
     ICLR 2022): the order of the classes cannot matter, and any number of them can be adapted to.
     It starts at zero. Under softmax cross-entropy a column common to all classes cancels out, so
@@ -71,7 +70,7 @@ class LinearHead(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(input_shape[-1], columns),
-            initializer="zeros" if shared else keras.initializers.RandomNormal(stddev=0.01),
+            initializer="zeros" if shared else "glorot_uniform",
         )
         self.bias = self.add_weight(name="bias", shape=(columns,), initializer="zeros")
         self.built = True
