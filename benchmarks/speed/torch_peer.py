@@ -9,7 +9,7 @@ Variants are words joined by dashes:
   heads. `floor`: plain supervised training on as many images.
 - `channels_last`: that memory format.
 - `joint`: normalised over all images of a task; `task`: over its support and its queries apart;
-  else over all images of the meta-batch.
+  else over all images of the meta-batch, and by moving averages after training.
 """
 
 import time
@@ -96,8 +96,8 @@ class TorchANIL:
         )
         self.shots = self.support.shape[1]
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features `[B, D]` of images `[B, C, H, W]`, normalised over all of them."""
+    def features(self, images: torch.Tensor, training: bool = True) -> torch.Tensor:
+        """Features `[B, D]` of images `[B, C, H, W]`; in training normalised over all of them."""
         x = (images.float() / 255).contiguous(memory_format=self.memory_format)
         if self.way == "usual":
             return self.net(x)
@@ -105,7 +105,7 @@ class TorchANIL:
             kernel, gamma, beta = self.body[3 * block : 3 * block + 3]
             mean, variance = self.running[2 * block : 2 * block + 2]
             x = F.conv2d(x, kernel, padding=1)
-            x = F.batch_norm(x, mean, variance, gamma, beta, True, 1 - MOMENTUM, EPSILON)
+            x = F.batch_norm(x, mean, variance, gamma, beta, training, 1 - MOMENTUM, EPSILON)
             x = F.relu(F.max_pool2d(x, 2))
         return x.flatten(1)
 
@@ -113,7 +113,8 @@ class TorchANIL:
         """Features of a task's support and queries."""
         if "task" in self.words:
             return self.features(self.support[task]), self.features(self.query[task])
-        features = self.features(torch.cat([self.support[task], self.query[task]]))
+        training = self.way != "batch"
+        features = self.features(torch.cat([self.support[task], self.query[task]]), training)
         return features[: self.shots], features[self.shots :]
 
     def task_loss(self, support: Tensors | torch.Tensor, query: torch.Tensor, task: int) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 BLOCKS = 4
-INNER_STEPS, INNER_LR = 5, 0.1
+INNER_STEPS, INNER_LR = 5, 0.01
 LEARNING_RATE = 1e-3
 MOMENTUM, EPSILON = 0.95, 1e-3  # of batch normalisation, Keras's convention
 

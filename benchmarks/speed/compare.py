@@ -1,0 +1,187 @@
+"""A training step and an adaptation, side by side with PyTorch and JAX.
+
+    make bench                                    # about 10 minutes on two idle cores
+    python -m benchmarks.speed.compare --workload W1
+
+Every implementation is a process of its own, in its own environment, on the same weights and tasks.
+First loss and gradient norm of those that normalise alike must agree. Then they take turns, in an
+order that rotates, two threads each.
+"""
+
+import json
+import statistics
+import subprocess
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from anil_tf.figures import write_json
+from benchmarks.speed.environments import ROOT, module_of, python_of
+from benchmarks.speed.table import markdown
+from benchmarks.speed.workloads import WORKLOADS, write_exchange
+
+# Framework, variant, and what batch normalisation takes its statistics of in training: those of the
+# same norm do the same sums.
+IMPLEMENTATIONS = [
+    ("ours", "anil-batch", "batch"),
+    ("ours", "anil-task", "task"),
+    ("ours", "anil-batch-tape", "batch"),
+    ("ours", "anil-batch-xla", "batch"),
+    ("ours", "anil-task-xla", "task"),
+    ("ours", "maml-task", "maml"),
+    ("ours", "floor", "floor"),
+    ("torch", "usual-joint", "joint"),
+    ("torch", "loop-channels_last-joint", "joint"),
+    ("torch", "loop-channels_last-task", "task"),
+    ("torch", "batch", "batch"),
+    ("torch", "batch-channels_last", "batch"),
+    ("torch", "floor-channels_last", "floor"),
+    ("jax", "batch", "batch"),
+    ("jax", "joint", "joint"),
+    ("jax", "floor", "floor"),
+]
+TOLERANCE = 1e-3
+TURN = 0.6  # seconds of training steps that a turn aims at
+SLOW = 4.0  # those so many times slower than the fastest take two turns, not all
+ADAPTATIONS = 5  # a turn
+
+
+class Process:
+    """One implementation, waiting for requests."""
+
+    def __init__(self, framework: str, variant: str, norm: str, exchange: Path) -> None:
+        self.framework, self.variant, self.norm = framework, variant, norm
+        self.name = f"{framework} {variant}"
+        self.log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [str(python_of(framework)), "-m", module_of(framework), variant, str(exchange)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+        )
+        self.steps: list[float] = []
+        self.adaptations: list[float] = []
+        self.agrees: bool | None = None
+
+    def ask(self, call: str, **arguments: int) -> list[float]:
+        """The answer to a request.
+
+        Raises:
+            SystemExit: The process died; its last words are told.
+        """
+        print(json.dumps({"call": call, **arguments}), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if not line:
+            self.log.seek(0)
+            raise SystemExit(f"{self.name} stopped:\n{self.log.read()[-2000:]}")
+        answer: list[float] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """Ends it."""
+        self.process.communicate()
+        self.log.close()
+
+
+def check_agreement(processes: list[Process]) -> list[dict[str, Any]]:
+    """Compares loss and gradient norm of the first step within each norm; marks who disagrees."""
+    references: dict[str, list[float]] = {}
+    first = processes[0]
+    if first.variant == "anil-batch":
+        references["joint"] = first.ask("check_joint")
+    rows = []
+    for process in processes:
+        loss, norm = process.ask("check")
+        expected = references.setdefault(process.norm, [loss, norm])
+        errors = [abs(a / b - 1) for a, b in zip((loss, norm), expected, strict=True)]
+        process.agrees = max(errors) < TOLERANCE
+        row = {"name": process.name, "norm": process.norm, "loss": loss, "gradient_norm": norm}
+        rows.append({**row, "agrees": process.agrees})
+    return rows
+
+
+def measure(processes: list[Process], rounds: int) -> None:
+    """Lets all take turns."""
+    turns: dict[str, int] = {}
+    for process in tqdm(processes, "Warming up", leave=False, disable=None):
+        process.ask("train", count=1)
+        seconds = min(process.ask("train", count=2))
+        turns[process.name] = max(1, min(20, round(TURN / seconds)))
+        process.steps = [seconds]
+        if process.norm != "floor":
+            process.ask("adapt", count=1)
+    fastest = min(process.steps[0] for process in processes)
+    slow = {process.name for process in processes if process.steps[0] > SLOW * fastest}
+    for process in processes:
+        process.steps = []
+    for turn in tqdm(range(rounds), "Rounds", leave=False, disable=None):
+        start = turn % len(processes)
+        for process in processes[start:] + processes[:start]:
+            if process.name in slow and turn >= 2:
+                continue
+            process.steps += process.ask("train", count=turns[process.name])
+            if process.norm != "floor":
+                process.adaptations += process.ask("adapt", count=ADAPTATIONS)
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    """Median, minimum and count."""
+    return {
+        "median": statistics.median(seconds),
+        "minimum": min(seconds),
+        "count": len(seconds),
+    }
+
+
+def run_workload(name: str, rounds: int, frameworks: tuple[str, ...]) -> dict[str, Any]:
+    """All implementations on one workload."""
+    workload = WORKLOADS[name]
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        exchange = Path(scratch) / "exchange.npz"
+        write_exchange(workload, exchange)
+        processes = []
+        for implementation in IMPLEMENTATIONS:
+            if implementation[0] in frameworks:
+                processes.append(Process(*implementation, exchange))
+                stack.callback(processes[-1].close)
+        figures = check_agreement(processes)
+        measure([process for process in processes if process.agrees], rounds)
+    for process, figure in zip(processes, figures, strict=True):
+        for what, seconds in (("step", process.steps), ("adapt", process.adaptations)):
+            if seconds:
+                figure[what] = summary(seconds)
+    return {"workload": name, "images": workload.images, "implementations": figures}
+
+
+@click.command()
+@click.option("--workload", "names", multiple=True, type=click.Choice(list(WORKLOADS)))
+@click.option("--framework", "frameworks", multiple=True, default=("ours", "torch", "jax"))
+@click.option("--rounds", default=5, show_default=True, help="Turns of each implementation.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), help="The tables.")
+def main(
+    names: tuple[str, ...],
+    frameworks: tuple[str, ...],
+    rounds: int,
+    json_file: Path | None,
+    markdown_file: Path | None,
+) -> None:
+    """Compare the implementations; a peer that computes something else is named, not timed."""
+    for framework in frameworks:
+        python_of(framework)
+    results = [run_workload(name, rounds, frameworks) for name in names or WORKLOADS]
+    text = "\n\n".join(markdown(result) for result in results)
+    click.echo(text)
+    write_json(json_file, {"rounds": rounds, "threads": 2, "results": results})
+    if markdown_file is not None:
+        markdown_file.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
