@@ -31,13 +31,11 @@ IMPLEMENTATIONS = [
     ("ours", "anil-task", "task"),
     ("ours", "anil-batch-tape", "batch"),
     ("ours", "anil-batch-xla", "batch"),
-    ("ours", "anil-task-xla", "task"),
     ("ours", "maml-task", "maml"),
     ("ours", "floor", "floor"),
     ("torch", "usual-joint", "joint"),
     ("torch", "loop-channels_last-joint", "joint"),
     ("torch", "loop-channels_last-task", "task"),
-    ("torch", "batch", "batch"),
     ("torch", "batch-channels_last", "batch"),
     ("torch", "floor-channels_last", "floor"),
     ("jax", "batch", "batch"),
@@ -65,8 +63,10 @@ class Process:
             stderr=self.log,
             text=True,
         )
-        self.steps: list[float] = []
-        self.adaptations: list[float] = []
+        self.requests = ["train"] if norm == "floor" else ["train", "adapt"]
+        if variant in ("anil-task", "maml-task"):  # the two are compared
+            self.requests.append("learn")
+        self.seconds: dict[str, list[float]] = {request: [] for request in self.requests}
         self.agrees: bool | None = None
 
     def ask(self, call: str, **arguments: int) -> list[float]:
@@ -97,6 +97,10 @@ def check_agreement(processes: list[Process]) -> list[dict[str, Any]]:
         references["joint"] = first.ask("check_joint")
     rows = []
     for process in processes:
+        if process.norm == "maml":  # has no counterpart
+            rows.append({"name": process.name, "norm": "task", "agrees": True})
+            process.agrees = True
+            continue
         loss, norm = process.ask("check")
         expected = references.setdefault(process.norm, [loss, norm])
         errors = [abs(a / b - 1) for a, b in zip((loss, norm), expected, strict=True)]
@@ -108,26 +112,20 @@ def check_agreement(processes: list[Process]) -> list[dict[str, Any]]:
 
 def measure(processes: list[Process], rounds: int) -> None:
     """Lets all take turns."""
-    turns: dict[str, int] = {}
+    steps, first = {}, {}
     for process in tqdm(processes, "Warming up", leave=False, disable=None):
-        process.ask("train", count=1)
-        seconds = min(process.ask("train", count=2))
-        turns[process.name] = max(1, min(20, round(TURN / seconds)))
-        process.steps = [seconds]
-        if process.norm != "floor":
-            process.ask("adapt", count=1)
-    fastest = min(process.steps[0] for process in processes)
-    slow = {process.name for process in processes if process.steps[0] > SLOW * fastest}
-    for process in processes:
-        process.steps = []
+        for request in process.requests:
+            process.ask(request, count=1)
+        first[process.name] = min(process.ask("train", count=2))
+        steps[process.name] = max(1, min(20, round(TURN / first[process.name])))
+    limit = SLOW * min(first.values())
     for turn in tqdm(range(rounds), "Rounds", leave=False, disable=None):
         start = turn % len(processes)
         for process in processes[start:] + processes[:start]:
-            if process.name in slow and turn >= 2:
-                continue
-            process.steps += process.ask("train", count=turns[process.name])
-            if process.norm != "floor":
-                process.adaptations += process.ask("adapt", count=ADAPTATIONS)
+            if turn < 2 or first[process.name] < limit:
+                for request in process.requests:
+                    count = steps[process.name] if request == "train" else ADAPTATIONS
+                    process.seconds[request] += process.ask(request, count=count)
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
@@ -153,9 +151,7 @@ def run_workload(name: str, rounds: int, frameworks: tuple[str, ...]) -> dict[st
         figures = check_agreement(processes)
         measure([process for process in processes if process.agrees], rounds)
     for process, figure in zip(processes, figures, strict=True):
-        for what, seconds in (("step", process.steps), ("adapt", process.adaptations)):
-            if seconds:
-                figure[what] = summary(seconds)
+        figure |= {what: summary(times) for what, times in process.seconds.items() if times}
     return {"workload": name, "images": workload.images, "implementations": figures}
 
 

@@ -20,11 +20,12 @@ from benchmarks.speed.worker import THREADS, keep_to_two_cores
 
 keep_to_two_cores()
 
-import tensorflow as tf  # noqa: E402
-from anil_tf.figures import write_json  # noqa: E402
-from anil_tf.heads import LinearHead  # noqa: E402
-from anil_tf.inner_loop import adapt_linear, tape_loop  # noqa: E402
-from anil_tf.losses import cross_entropy, mean_over_rows  # noqa: E402
+import tensorflow as tf
+
+from anil_tf.figures import write_json
+from anil_tf.heads import LinearHead
+from anil_tf.inner_loop import adapt_linear, tape_loop
+from anil_tf.losses import cross_entropy, mean_over_rows
 
 BASE = {"tasks": 4, "shots": 5, "ways": 5, "features": 800, "steps": 5}
 SIZES = {
@@ -53,7 +54,10 @@ def make_step(form: str, labels: tf.Tensor, query_labels: tf.Tensor, steps: int)
                 adapted = adapt_linear(support, labels, kernel, bias, cross_entropy, rate, steps)
                 logits = adapted.logits(query)
             else:
-                start = [tf.tile(w[tf.newaxis], [len(rows)] + [1] * len(w.shape)) for w in (kernel, bias)]
+                start = [
+                    tf.tile(w[tf.newaxis], [labels.shape[0]] + [1] * len(w.shape))
+                    for w in (kernel, bias)
+                ]
                 weights = tape_loop(
                     lambda w: mean_over_rows(cross_entropy, labels, head.apply(w, support)),
                     start,

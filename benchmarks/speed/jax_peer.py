@@ -12,11 +12,11 @@ from benchmarks.speed.worker import keep_to_two_cores, serve
 
 keep_to_two_cores()
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from benchmarks.speed.workloads import (  # noqa: E402
+from benchmarks.speed.workloads import (
     BLOCKS,
     EPSILON,
     INNER_LR,

@@ -21,16 +21,16 @@ from benchmarks.speed.worker import THREADS, keep_to_two_cores
 
 keep_to_two_cores()
 
-import anil_tf  # noqa: E402, F401, I001  before TensorFlow: it turns oneDNN on
-import keras  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from anil_tf import ANIL, EpisodeAccuracy, EpisodeSampler, backbones  # noqa: E402
-from anil_tf.datasets.folder import list_classes, read_classes  # noqa: E402
-from anil_tf.datasets.images import ClassImages  # noqa: E402
-from anil_tf.datasets.tfds import read_tfds  # noqa: E402
-from anil_tf.figures import write_json  # noqa: E402
-from benchmarks.speed.ours import Clock  # noqa: E402
-from benchmarks.speed.workloads import WORKLOADS, Workload  # noqa: E402
+import anil_tf  # noqa: F401, I001  before TensorFlow: it turns oneDNN on
+import keras
+import tensorflow as tf
+from anil_tf import ANIL, EpisodeAccuracy, EpisodeSampler, backbones
+from anil_tf.datasets.folder import list_classes, read_classes
+from anil_tf.datasets.images import ClassImages
+from anil_tf.datasets.tfds import read_tfds
+from anil_tf.figures import write_json
+from benchmarks.speed.ours import Clock
+from benchmarks.speed.workloads import WORKLOADS, Workload
 
 WRITTEN_CLASSES = 100  # of Omniglot, written as PNG files for the loop
 

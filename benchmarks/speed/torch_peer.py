@@ -20,10 +20,10 @@ from benchmarks.speed.worker import THREADS, keep_to_two_cores, serve
 
 keep_to_two_cores()
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402, N812
+import torch
+import torch.nn.functional as F
 
-from benchmarks.speed.workloads import (  # noqa: E402
+from benchmarks.speed.workloads import (
     BLOCKS,
     EPSILON,
     INNER_LR,
