@@ -137,15 +137,19 @@ def summary(seconds: list[float]) -> dict[str, float]:
     }
 
 
-def run_workload(name: str, rounds: int, frameworks: tuple[str, ...]) -> dict[str, Any]:
-    """All implementations on one workload."""
+def run_workload(
+    name: str, rounds: int, frameworks: tuple[str, ...], skip: tuple[str, ...]
+) -> dict[str, Any]:
+    """All implementations on one workload, but for those whose name has a word to skip."""
     workload = WORKLOADS[name]
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         exchange = Path(scratch) / "exchange.npz"
         write_exchange(workload, exchange)
         processes = []
         for implementation in IMPLEMENTATIONS:
-            if implementation[0] in frameworks:
+            if implementation[0] in frameworks and not set(skip) & set(
+                implementation[1].split("-")
+            ):
                 processes.append(Process(*implementation, exchange))
                 stack.callback(processes[-1].close)
         figures = check_agreement(processes)
@@ -158,12 +162,14 @@ def run_workload(name: str, rounds: int, frameworks: tuple[str, ...]) -> dict[st
 @click.command()
 @click.option("--workload", "names", multiple=True, type=click.Choice(list(WORKLOADS)))
 @click.option("--framework", "frameworks", multiple=True, default=("ours", "torch", "jax"))
+@click.option("--skip", multiple=True, help="A word of a variant, such as xla or maml.")
 @click.option("--rounds", default=5, show_default=True, help="Turns of each implementation.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
 @click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), help="The tables.")
 def main(
     names: tuple[str, ...],
     frameworks: tuple[str, ...],
+    skip: tuple[str, ...],
     rounds: int,
     json_file: Path | None,
     markdown_file: Path | None,
@@ -171,7 +177,7 @@ def main(
     """Compare the implementations; a peer that computes something else is named, not timed."""
     for framework in frameworks:
         python_of(framework)
-    results = [run_workload(name, rounds, frameworks) for name in names or WORKLOADS]
+    results = [run_workload(name, rounds, frameworks, skip) for name in names or WORKLOADS]
     text = "\n\n".join(markdown(result) for result in results)
     click.echo(text)
     write_json(json_file, {"rounds": rounds, "threads": 2, "results": results})
