@@ -146,11 +146,9 @@ def run_workload(
         exchange = Path(scratch) / "exchange.npz"
         write_exchange(workload, exchange)
         processes = []
-        for implementation in IMPLEMENTATIONS:
-            if implementation[0] in frameworks and not set(skip) & set(
-                implementation[1].split("-")
-            ):
-                processes.append(Process(*implementation, exchange))
+        for framework, variant, norm in IMPLEMENTATIONS:
+            if framework in frameworks and not set(skip) & set(variant.split("-")):
+                processes.append(Process(framework, variant, norm, exchange))
                 stack.callback(processes[-1].close)
         figures = check_agreement(processes)
         measure([process for process in processes if process.agrees], rounds)
