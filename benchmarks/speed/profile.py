@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed.profile --workload W2
 
-What TensorFlow's own profiler says of ten steps of `fit`. Kernels run one after another, each on
-both threads, so their times add up to the step.
+What TensorFlow's own profiler says of ten steps of `fit`. Two gradients of one layer may run at a
+time, and on a busy machine wait for each other: the sum of all kernels can exceed the step.
 """
 
 import re
