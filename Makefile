@@ -1,5 +1,6 @@
 # make demo   trains, exports and adapts a small model, start to finish (into demo/)
 # make test   all checks: style, types, tests
+# make bench  training and adaptation beside PyTorch and JAX: makes their environments, 10 minutes
 # make bench-export   the exported adaptation in the Gram form against the plain loop
 # make bench-serving  heads in bulk against one by one; 32 clients on a server (8 GB of scratch)
 # Each makes its environment, .venv, the first time. Another Python: make test PYTHON=python3.13
@@ -11,10 +12,15 @@ READY := $(VENV)/ready
 TYPES := build/types
 WEB := examples/browser/node_modules/.ready
 
-.PHONY: demo test web lint bench-export bench-serving clean
+.PHONY: demo test web lint bench bench-export bench-serving clean
 
 demo: $(READY)
 	$(BIN)/python -m anil_tf.training.demo
+
+bench: $(READY)
+	@mkdir -p build/bench
+	$(BIN)/python -m benchmarks.speed.compare \
+	  --json build/bench/compare.json --markdown build/bench/compare.md
 
 bench-export: $(READY)
 	$(BIN)/python -m benchmarks.adapt

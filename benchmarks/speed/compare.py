@@ -1,0 +1,187 @@
+"""A training step and an adaptation, side by side with PyTorch and JAX.
+
+    make bench                                    # about 10 minutes on two idle cores
+    python -m benchmarks.speed.compare --workload W1
+
+Every implementation is a process of its own, in its own environment, on the same weights and tasks.
+First loss and gradient norm of those that normalise alike must agree. Then they take turns, in an
+order that rotates, two threads each.
+"""
+
+import json
+import statistics
+import subprocess
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from anil_tf.figures import write_json
+from benchmarks.speed.environments import ROOT, module_of, python_of
+from benchmarks.speed.table import markdown
+from benchmarks.speed.workloads import WORKLOADS, write_exchange
+
+# Framework, variant, and what batch normalisation takes its statistics of in training: those of the
+# same norm do the same sums.
+IMPLEMENTATIONS = [
+    ("ours", "anil-batch", "batch"),
+    ("ours", "anil-task", "task"),
+    ("ours", "anil-batch-tape", "batch"),
+    ("ours", "anil-batch-xla", "batch"),
+    ("ours", "maml-task", "maml"),
+    ("ours", "floor", "floor"),
+    ("torch", "usual-joint", "joint"),
+    ("torch", "loop-channels_last-joint", "joint"),
+    ("torch", "loop-channels_last-task", "task"),
+    ("torch", "batch-channels_last", "batch"),
+    ("torch", "floor-channels_last", "floor"),
+    ("jax", "batch", "batch"),
+    ("jax", "joint", "joint"),
+    ("jax", "floor", "floor"),
+]
+TOLERANCE = 1e-3
+TURN = 0.6  # seconds of training steps that a turn aims at
+SLOW = 4.0  # those so many times slower than the fastest take two turns, not all
+ADAPTATIONS = 5  # a turn
+
+
+class Process:
+    """One implementation, waiting for requests."""
+
+    def __init__(self, framework: str, variant: str, norm: str, exchange: Path) -> None:
+        self.framework, self.variant, self.norm = framework, variant, norm
+        self.name = f"{framework} {variant}"
+        self.log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [str(python_of(framework)), "-m", module_of(framework), variant, str(exchange)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+        )
+        self.requests = ["train"] if norm == "floor" else ["train", "adapt"]
+        if variant in ("anil-task", "maml-task"):  # the two are compared
+            self.requests.append("learn")
+        self.seconds: dict[str, list[float]] = {request: [] for request in self.requests}
+        self.agrees: bool | None = None
+
+    def ask(self, call: str, **arguments: int) -> list[float]:
+        """The answer to a request.
+
+        Raises:
+            SystemExit: The process died; its last words are told.
+        """
+        print(json.dumps({"call": call, **arguments}), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if not line:
+            self.log.seek(0)
+            raise SystemExit(f"{self.name} stopped:\n{self.log.read()[-2000:]}")
+        answer: list[float] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """Ends it."""
+        self.process.communicate()
+        self.log.close()
+
+
+def check_agreement(processes: list[Process]) -> list[dict[str, Any]]:
+    """Compares loss and gradient norm of the first step within each norm; marks who disagrees."""
+    references: dict[str, list[float]] = {}
+    first = processes[0]
+    if first.variant == "anil-batch":
+        references["joint"] = first.ask("check_joint")
+    rows = []
+    for process in processes:
+        if process.norm == "maml":  # has no counterpart
+            rows.append({"name": process.name, "norm": "task", "agrees": True})
+            process.agrees = True
+            continue
+        loss, norm = process.ask("check")
+        expected = references.setdefault(process.norm, [loss, norm])
+        errors = [abs(a / b - 1) for a, b in zip((loss, norm), expected, strict=True)]
+        process.agrees = max(errors) < TOLERANCE
+        row = {"name": process.name, "norm": process.norm, "loss": loss, "gradient_norm": norm}
+        rows.append({**row, "agrees": process.agrees})
+    return rows
+
+
+def measure(processes: list[Process], rounds: int) -> None:
+    """Lets all take turns."""
+    steps, first = {}, {}
+    for process in tqdm(processes, "Warming up", leave=False, disable=None):
+        for request in process.requests:
+            process.ask(request, count=1)
+        first[process.name] = min(process.ask("train", count=2))
+        steps[process.name] = max(1, min(20, round(TURN / first[process.name])))
+    limit = SLOW * min(first.values())
+    for turn in tqdm(range(rounds), "Rounds", leave=False, disable=None):
+        start = turn % len(processes)
+        for process in processes[start:] + processes[:start]:
+            if turn < 2 or first[process.name] < limit:
+                for request in process.requests:
+                    count = steps[process.name] if request == "train" else ADAPTATIONS
+                    process.seconds[request] += process.ask(request, count=count)
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    """Median, minimum and count."""
+    return {
+        "median": statistics.median(seconds),
+        "minimum": min(seconds),
+        "count": len(seconds),
+    }
+
+
+def run_workload(
+    name: str, rounds: int, frameworks: tuple[str, ...], skip: tuple[str, ...]
+) -> dict[str, Any]:
+    """All implementations on one workload, but for those whose name has a word to skip."""
+    workload = WORKLOADS[name]
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        exchange = Path(scratch) / "exchange.npz"
+        write_exchange(workload, exchange)
+        processes = []
+        for framework, variant, norm in IMPLEMENTATIONS:
+            if framework in frameworks and not set(skip) & set(variant.split("-")):
+                processes.append(Process(framework, variant, norm, exchange))
+                stack.callback(processes[-1].close)
+        figures = check_agreement(processes)
+        measure([process for process in processes if process.agrees], rounds)
+    for process, figure in zip(processes, figures, strict=True):
+        figure |= {what: summary(times) for what, times in process.seconds.items() if times}
+    return {"workload": name, "images": workload.images, "implementations": figures}
+
+
+@click.command()
+@click.option("--workload", "names", multiple=True, type=click.Choice(list(WORKLOADS)))
+@click.option("--framework", "frameworks", multiple=True, default=("ours", "torch", "jax"))
+@click.option("--skip", multiple=True, help="A word of a variant, such as xla or maml.")
+@click.option("--rounds", default=5, show_default=True, help="Turns of each implementation.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), help="The tables.")
+def main(
+    names: tuple[str, ...],
+    frameworks: tuple[str, ...],
+    skip: tuple[str, ...],
+    rounds: int,
+    json_file: Path | None,
+    markdown_file: Path | None,
+) -> None:
+    """Compare the implementations; a peer that computes something else is named, not timed."""
+    for framework in frameworks:
+        python_of(framework)
+    results = [run_workload(name, rounds, frameworks, skip) for name in names or WORKLOADS]
+    text = "\n\n".join(markdown(result) for result in results)
+    click.echo(text)
+    write_json(json_file, {"rounds": rounds, "threads": 2, "results": results})
+    if markdown_file is not None:
+        markdown_file.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The figures of a workload as Markdown."""
+
+from typing import Any
+
+from benchmarks.speed.workloads import WORKLOADS
+
+Rows = dict[str, dict[str, Any]]
+
+
+def fastest(rows: Rows, prefix: str, what: str, statistic: str, norms: tuple[str, ...]) -> str:
+    """The name of the quickest of a framework's rows, or "" if there is none."""
+    chosen = [
+        name
+        for name, row in rows.items()
+        if name.startswith(prefix) and row["norm"] in norms and what in row
+    ]
+    return min(chosen, key=lambda name: rows[name][what][statistic], default="")
+
+
+def ratio(rows: Rows, slow: str, quick: str, what: str) -> str:
+    """By how much one is faster than another: of medians, and of minima."""
+    if any(what not in rows.get(name, {}) for name in (slow, quick)):
+        return "not measured"
+    median, minimum = (
+        rows[slow][what][each] / rows[quick][what][each] for each in ("median", "minimum")
+    )
+    return f"{median:.2f} ({minimum:.2f})"
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """A table of all implementations of one workload, and the ratios that matter."""
+    rows: Rows = {row["name"]: row for row in result["implementations"]}
+    images = result["images"]
+    lines = [
+        f"**{result['workload']}**: {WORKLOADS[result['workload']].describe()}",
+        "",
+        "| implementation | norm | images/s, median | best | step, ms | adapt and predict, ms |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        if "train" not in row:
+            lines.append(f"| {name} | {row['norm']} | not timed: its gradient differs | | | |")
+            continue
+        step = row["train"]
+        adapt = f"{1000 * row['adapt']['median']:.2f}" if "adapt" in row else ""
+        lines.append(
+            f"| {name} | {row['norm']} | {images / step['median']:.0f} "
+            f"| {images / step['minimum']:.0f} | {1000 * step['median']:.1f} | {adapt} |"
+        )
+    learning = ("batch", "task", "joint")
+    ours = fastest(rows, "ours anil", "train", "median", learning)
+    lines += ["", "Ratios of medians (of minima):", ""]
+    for peer in ("torch", "jax"):
+        other = fastest(rows, peer, "train", "median", learning)
+        if other:
+            lines.append(f"- best of ours over {other}: {ratio(rows, other, ours, 'train')}")
+    same = {
+        "ANIL's step over plain training": ("ours anil-batch", "ours floor", "train"),
+        "MAML's step over ANIL's": ("ours maml-task", "ours anil-task", "train"),
+        "MAML's adapting and predicting over ANIL's": ("ours maml-task", "ours anil-task", "adapt"),
+        "the same with one query": ("ours maml-task", "ours anil-task", "learn"),
+    }
+    lines += [f"- {text}: {ratio(rows, *names)}" for text, names in same.items()]
+    return "\n".join(lines)

@@ -1,0 +1,53 @@
+"""What an implementation is asked to do, and how: one JSON line a request on standard input.
+
+Run in the implementation's own environment, which has NumPy and little else.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+THREADS = 2
+
+
+class Implementation(Protocol):
+    """One way to train on, and adapt to, the tasks of an exchange file."""
+
+    def check(self) -> tuple[float, float]:
+        """Loss and gradient norm of the first step; changes no weight."""
+
+    def train(self, steps: int) -> list[float]:
+        """Seconds of each training step."""
+
+    def adapt(self, calls: int) -> list[float]:
+        """Seconds of each call that adapts to the first task and answers its queries."""
+
+
+def keep_to_two_cores() -> None:
+    """Before the framework is imported: two cores, two threads."""
+    cores = sorted(os.sched_getaffinity(0))[:THREADS]
+    os.sched_setaffinity(0, cores)
+    os.environ["OMP_NUM_THREADS"] = str(THREADS)
+
+
+def serve(make: Callable[[str, dict[str, Any]], Implementation]) -> None:
+    """Answers the requests `{"call": name, "count": n}` until the input ends."""
+    import numpy as np
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("variant")
+    parser.add_argument("exchange", type=Path)
+    arguments = parser.parse_args()
+    # What a framework prints is kept out of the answers.
+    answers, sys.stdout = sys.stdout, sys.stderr
+    with np.load(arguments.exchange) as file:
+        implementation = make(arguments.variant, dict(file))
+    for line in sys.stdin:
+        request = json.loads(line)
+        count = [request["count"]] if "count" in request else []
+        answer = getattr(implementation, request["call"])(*count)
+        print(json.dumps(answer), file=answers, flush=True)
