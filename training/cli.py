@@ -25,7 +25,14 @@ _json = click.option("--json", "json_path", type=_PATH, help="Write the figures 
 )
 @_data_dir
 @click.option("--output", type=_PATH, required=True, help="The run directory to write.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run; begin it if need be.")
+@click.option(
+    "--strategy",
+    type=click.Choice(["none", "mirrored", "multiworker"]),
+    default="none",
+    show_default=True,
+    help="Share the tasks of a meta-batch among this machine's GPUs, or TF_CONFIG's workers.",
+)
 @_json
 def train(
     source: str,
@@ -33,6 +40,7 @@ def train(
     data_dir: Path | None,
     output: Path,
     resume: bool,
+    strategy: str,
     json_path: Path | None,
 ) -> None:
     """Meta-train a recipe."""
@@ -41,7 +49,7 @@ def train(
     recipe = read_recipe(source, overrides)
     from anil_tf.training.train import train as train_recipe
 
-    figures = train_recipe(recipe, output, data_dir, resume)
+    figures = train_recipe(recipe, output, data_dir, resume, strategy)
     click.echo(
         f"Trained {recipe.name} for {figures['steps']} steps in {figures['seconds']:.0f} s "
         f"({figures['images_per_second']:.0f} images/s). The run is in {output}"

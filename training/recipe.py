@@ -15,6 +15,7 @@ from pydantic import Field
 from anil_tf.datasets.images import ClassImages, Shape
 from anil_tf.datasets.load import load_folder, load_tfds
 from anil_tf.datasets.splits import SplitRule
+from anil_tf.files import replacing
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -129,6 +130,8 @@ class Training(_Table):
         checkpoint_every: Steps between checkpoints and validations, adjusted so that they divide
             the training evenly.
         validation_episodes: Episodes of each validation, of the training's ways and shots.
+        deterministic: Use no kernel whose result depends on the order in which threads finish: two
+            runs then agree to the last bit, one that was interrupted too. Somewhat slower.
     """
 
     ways: Count = 5
@@ -139,6 +142,7 @@ class Training(_Table):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     checkpoint_every: Count = 500
     validation_episodes: Count = 100
+    deterministic: bool = False
 
     @property
     def epochs(self) -> int:
@@ -268,4 +272,6 @@ def _apply(tables: dict[str, Any], override: str) -> None:
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Writes the resolved recipe as TOML."""
-    path.write_text(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)), "utf-8")
+    text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+    with replacing(path) as partial:
+        partial.write_text(text, "utf-8")
