@@ -1,5 +1,6 @@
 """Commands that make and measure runs: train, evaluate, datasets."""
 
+import os
 from pathlib import Path
 
 import click
@@ -47,6 +48,9 @@ def train(
     from anil_tf.training.recipe import read_recipe
 
     recipe = read_recipe(source, overrides)
+    if recipe.training.deterministic:
+        # oneDNN's kernels add up in the order in which threads finish; read at TensorFlow's import.
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
     from anil_tf.training.train import train as train_recipe
 
     figures = train_recipe(recipe, output, data_dir, resume, strategy)
