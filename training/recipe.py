@@ -16,12 +16,18 @@ from anil_tf.datasets.images import ClassImages, Shape
 from anil_tf.datasets.load import load_folder, load_tfds
 from anil_tf.datasets.splits import SplitRule
 from anil_tf.files import replacing
+from anil_tf.untrusted import read_toml
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31)]
+# `name`, `name/config` or either with `:version`. TFDS would take `namespace:name` too, and run the
+# code that it downloads from there.
+TfdsName = Annotated[
+    str, Field(pattern=r"^[a-z][a-z0-9_]*(/[A-Za-z0-9_.\-]+)?(:\d+\.\d+\.\d+)?$", max_length=200)
+]
 
 
 class _Table(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(_Table):
@@ -39,9 +45,9 @@ class Data(_Table):
     """
 
     source: Literal["tfds", "folder", "sinusoid"]
-    name: str | None = None
+    name: TfdsName | None = None
     subsets: tuple[str, ...] | None = None
-    image_shape: tuple[int, ...]
+    image_shape: tuple[Annotated[int, Field(ge=1, le=2**14)], ...]
     class_lists: Path | None = None
     split_sizes: tuple[float, float, float] = (64, 16, 20)
     split_seed: int = 0
@@ -107,7 +113,7 @@ class Model(_Table):
 
     backbone: Backbone
     head_init: Literal["per_class", "shared"] = "per_class"
-    inner_steps: Annotated[int, Field(ge=0)] = 5
+    inner_steps: Annotated[int, Field(ge=0, le=2**20)] = 5
     inner_lr: Annotated[float, Field(gt=0)] = 0.1
     learn_inner_lr: bool | Literal["per_step"] = False
     first_order: bool = False
@@ -138,7 +144,7 @@ class Training(_Table):
     shots: Count = 1
     queries: Count = 5
     tasks: Count = 4
-    steps: Annotated[int, Field(ge=0)] = 10_000
+    steps: Annotated[int, Field(ge=0, le=2**40)] = 10_000
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     checkpoint_every: Count = 500
     validation_episodes: Count = 100
@@ -235,17 +241,13 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     if str(source) in recipe_names():
         recipes = resources.files("anil_tf.training").joinpath("recipes")
-        text = recipes.joinpath(f"{source}.toml").read_text(encoding="utf-8")
+        tables = tomllib.loads(recipes.joinpath(f"{source}.toml").read_text(encoding="utf-8"))
     elif Path(source).is_file():
-        text = Path(source).read_text(encoding="utf-8")
+        tables = read_toml(Path(source))
     else:
         raise FileNotFoundError(
             f"{source} is neither a recipe file nor one of {', '.join(recipe_names())}"
         )
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{source} is not TOML: {error}") from error
     for override in overrides:
         _apply(tables, override)
     return Recipe.model_validate(tables)

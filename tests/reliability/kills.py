@@ -36,7 +36,9 @@ def kill_and_resume(
             raise RuntimeError(f"It ended before its kill: {process.communicate()[0]}")
         process.kill()
         process.communicate()
-        steps = [int(path.name.split(".")[0][5:]) for path in output.glob("checkpoints/step-*.keras")]
+        steps = [
+            int(path.name.split(".")[0][5:]) for path in output.glob("checkpoints/step-*.keras")
+        ]
         moments.append({"seconds": round(delay, 2), "step": max(steps, default=0)})
         print(f"kill {len(moments)}: {moments[-1]}", flush=True)
     finished = run(command)

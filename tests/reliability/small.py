@@ -81,7 +81,9 @@ def read_run(output: Path) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
     model = keras.saving.load_model(output / "model.keras")
     weights = [np.asarray(weight) for weight in [*model.weights, *model.optimizer.variables]]
     with (output / "history.csv").open(newline="", encoding="utf-8") as file:
-        rows = [{k: v for k, v in row.items() if k != "wall_seconds"} for row in csv.DictReader(file)]
+        rows = [
+            {k: v for k, v in row.items() if k != "wall_seconds"} for row in csv.DictReader(file)
+        ]
     return weights, rows
 
 
