@@ -68,6 +68,7 @@ def export_bundle(
     Raises:
         FileExistsError: `output` exists.
         FileNotFoundError: The run directory lacks a file.
+        OSError: The bundle cannot be written; nothing of it is left.
         ValueError: A target is unknown, the model cannot be exported, or an exported function does
             not agree with the float64 reference.
     """
@@ -88,7 +89,13 @@ def export_bundle(
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
         folder = Path(scratch) / "bundle"
         folder.mkdir()
-        manifest = _write_bundle(run, model, folder, targets, int8, trainer)
+        try:
+            manifest = _write_bundle(run, model, folder, targets, int8, trainer)
+        except tf.errors.OpError as error:  # TensorFlow's own word for a disk that is full
+            reason = str(error.message).splitlines()[0]
+            raise OSError(f"{output} cannot be written: {reason}") from error
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(output)) from error
         os.rename(folder, output)
     return manifest
 

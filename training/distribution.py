@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -105,7 +106,7 @@ def watching_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
     except _GONE as error:
         if not in_cluster(strategy):
             raise
-        reason = str(error.message).splitlines()[0][:200]
+        reason = re.sub(r"\{\{.*?\}\} ?", "", str(error.message).splitlines()[0])[:200]
         raise ConnectionError(
             "Another worker is gone, and this one stops with it. Start all of them again with "
             f"--resume: they go on from the last checkpoint. ({reason})"
