@@ -11,6 +11,7 @@ import argparse
 import io
 import json
 import os
+import random
 import signal
 import sys
 import tempfile
@@ -70,29 +71,28 @@ class Watch:
 
 def damaged(valid: list[bytes]) -> st.SearchStrategy[bytes]:
     """Valid files with bytes overwritten, removed, inserted and repeated; and any bytes."""
-    edit = st.tuples(
-        st.sampled_from(["set", "cut", "insert", "repeat", "end"]),
-        st.integers(0, 2**20),
-        st.binary(min_size=1, max_size=8),
-    )
 
-    def apply(start: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:
-        data = bytearray(start)
-        for kind, place, content in edits:
-            place %= len(data) + 1
+    def damage(start: bytes, seed: int) -> bytes:
+        # Of a seed: drawn one by one, edits would take longer to make than to read.
+        rng, data = random.Random(seed), bytearray(start)
+        for _ in range(rng.randint(1, 6)):
+            place, content = rng.randint(0, len(data)), rng.randbytes(rng.randint(1, 8))
+            kind = rng.choice(["set", "flip", "cut", "insert", "repeat", "end"])
             if kind == "set":
                 data[place : place + len(content)] = content
+            elif kind == "flip" and place < len(data):
+                data[place] ^= 1 << rng.randint(0, 7)
             elif kind == "cut":
                 del data[place : place + len(content)]
             elif kind == "insert":
                 data[place:place] = content
             elif kind == "repeat":
-                data[place:place] = data[max(0, place - 40) : place] * (content[0] % 20)
-            else:
+                data[place:place] = data[max(0, place - 40) : place] * rng.randint(1, 20)
+            elif kind == "end" and rng.random() < 0.2:
                 del data[place:]
         return bytes(data)
 
-    changed = st.builds(apply, st.sampled_from(valid), st.lists(edit, min_size=1, max_size=6))
+    changed = st.builds(damage, st.sampled_from(valid), st.integers(0, 2**60))
     return st.one_of(changed, changed, changed, st.binary(max_size=200))
 
 

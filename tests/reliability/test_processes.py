@@ -1,4 +1,4 @@
-"""Small versions of the scripts beside: a kill, a lost worker. `docs/reliability.md` has the rest."""
+"""Small versions of the scripts beside: a kill, a lost worker. See `docs/reliability.md`."""
 
 import json
 
