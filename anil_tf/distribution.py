@@ -24,6 +24,8 @@ class DistributedFit(keras.Model):
     """
 
     norm: str
+    train_function: Any
+    test_function: Any
     outer_gradients: Callable[..., tuple[Any, ...]]
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:

@@ -126,6 +126,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     if dtype.itemsize == 0:
         return np.zeros(shape, dtype)
     array = np.frombuffer(content, dtype).reshape(shape, order="F" if in_columns else "C")
-    if dtype.kind == "U" and (array.view(np.uint32) > 0x10FFFF).any():
+    order = ">" if dtype.str.startswith(">") else "<"
+    if dtype.kind == "U" and (np.frombuffer(content, f"{order}u4") > 0x10FFFF).any():
         raise ValueError(f"{name} holds what is no text")
     return array

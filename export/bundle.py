@@ -137,6 +137,7 @@ def _write_bundle(
 ) -> Manifest:
     examples = read_arrays(run / "examples.npz")
     image, label = examples["image"], examples["label"]
+    image_dtype: Any = image.dtype.name
     head = _initial_head(model)
     verification = _make_verification(model.backbone, head, image, label, model.ways)
     feature_size = verification.kernel.shape[0]
@@ -144,7 +145,7 @@ def _write_bundle(
     manifest = Manifest(
         name=recipe["name"],
         image_shape=image.shape[1:],
-        image_dtype=image.dtype.name,
+        image_dtype=image_dtype,
         feature_size=feature_size,
         ways=model.ways,
         shots=recipe["training"]["shots"],
