@@ -53,7 +53,11 @@ class OnnxRuntime(BundleRuntime):
     def _run(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         session = self._sessions[signature]
         names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, inputs), strict=True))
+        try:
+            outputs = session.run(names, inputs)
+        except Exception as error:  # its exceptions have no class in common
+            raise ValueError(f"{signature} cannot be run on these inputs: {error}") from error
+        return dict(zip(names, outputs, strict=True))
 
 
 class OnnxInt8Runtime(OnnxRuntime):
