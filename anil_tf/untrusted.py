@@ -116,7 +116,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, in_columns, dtype = read_header(member)
-        if dtype.kind not in "fiubU":
+        if dtype.kind not in "fciubU":
             raise ValueError(f"{name} holds {dtype}, not numbers or text")
         if any(size < 0 for size in shape):
             raise ValueError(f"{name} has shape {shape}")
