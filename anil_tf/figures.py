@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from anil_tf.files import replacing
+
 
 def write_json(path: Path | None, figures: Any) -> None:
     """Writes figures as indented JSON in UTF-8; nowhere without a path, as of `--json` unused."""
@@ -11,4 +13,5 @@ def write_json(path: Path | None, figures: Any) -> None:
         return
     text = json.dumps(figures, indent=2, ensure_ascii=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from anil_tf import losses
+from anil_tf.distribution import DistributedFit
 from anil_tf.heads import FLOATS, HeadInit, KerasHead, LinearHead, map_tasks
 from anil_tf.inner_loop import Tensors, adapt_linear, tape_loop
 from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
@@ -22,7 +23,7 @@ Answers = tuple[Any, tf.Tensor]
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")
-class ANIL(keras.Model):
+class ANIL(DistributedFit):
     """Almost No Inner Loop (Raghu et al., ICLR 2020, https://arxiv.org/abs/1909.09157).
 
     Meta-learns a backbone and a head. The inner loop adapts **only the head** to a task's support
@@ -329,13 +330,17 @@ class ANIL(keras.Model):
         """One outer step: an outer tape around the inner loop of every task of the batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._build_for(x)
+        gradients, loss, before, y_pred = self.outer_gradients(x, y, sample_weight)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        return self._update_metrics(x, y, before, y_pred, loss, sample_weight)
+
+    def outer_gradients(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, ...]:
+        """Gradients of the (scaled) loss by the trainable weights; loss; `answer`'s logits."""
         with tf.GradientTape() as tape:
             before, y_pred = self.answer(x, training=True)
             loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, self.trainable_weights)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
-        return self._update_metrics(x, y, before, y_pred, loss, sample_weight)
+        return tape.gradient(scaled_loss, self.trainable_weights), loss, before, y_pred
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Loss and metrics of a batch of tasks, before and after adaptation."""

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import tempfile
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ import onnx
 import tensorflow as tf
 
 import anil_tf
-import anil_tf.maml  # noqa: F401  a run may hold its classes: refusing needs them registered
-import anil_tf.nil  # noqa: F401
 from anil_tf.export import layout
 from anil_tf.export.backbone import with_precision
 from anil_tf.export.graphs import Graphs, InitialHead, build_graphs
@@ -33,6 +30,7 @@ from anil_tf.export.verify import verify_bundle
 from anil_tf.export.warmup import choose_requests, write_warmup
 from anil_tf.heads import LinearHead
 from anil_tf.model import ANIL
+from anil_tf.untrusted import load_model, read_arrays, read_toml
 
 EXPORTERS: dict[str, Callable[[Graphs, Path], None]] = {
     "saved_model": export_saved_model,
@@ -70,6 +68,7 @@ def export_bundle(
     Raises:
         FileExistsError: `output` exists.
         FileNotFoundError: The run directory lacks a file.
+        OSError: The bundle cannot be written; nothing of it is left.
         ValueError: A target is unknown, the model cannot be exported, or an exported function does
             not agree with the float64 reference.
     """
@@ -84,13 +83,19 @@ def export_bundle(
         if not (run / name).is_file():
             raise FileNotFoundError(f"{run} is not a finished run: it has no {name}")
 
-    model = keras.saving.load_model(run / "model.keras", compile=False)
+    model = load_model(run / "model.keras")
     check_exportable(model)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
         folder = Path(scratch) / "bundle"
         folder.mkdir()
-        manifest = _write_bundle(run, model, folder, targets, int8, trainer)
+        try:
+            manifest = _write_bundle(run, model, folder, targets, int8, trainer)
+        except tf.errors.OpError as error:  # TensorFlow's own word for a disk that is full
+            reason = str(error.message).splitlines()[0]
+            raise OSError(f"{output} cannot be written: {reason}") from error
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(output)) from error
         os.rename(folder, output)
     return manifest
 
@@ -130,16 +135,17 @@ def check_exportable(model: keras.Model) -> None:
 def _write_bundle(
     run: Path, model: ANIL, folder: Path, targets: Sequence[str], int8: bool, trainer: bool
 ) -> Manifest:
-    with np.load(run / "examples.npz", allow_pickle=False) as examples:
-        image, label = examples["image"], examples["label"]
+    examples = read_arrays(run / "examples.npz")
+    image, label = examples["image"], examples["label"]
+    image_dtype: Any = image.dtype.name
     head = _initial_head(model)
     verification = _make_verification(model.backbone, head, image, label, model.ways)
     feature_size = verification.kernel.shape[0]
-    recipe = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
+    recipe = read_toml(run / "recipe.toml")
     manifest = Manifest(
         name=recipe["name"],
         image_shape=image.shape[1:],
-        image_dtype=image.dtype.name,
+        image_dtype=image_dtype,
         feature_size=feature_size,
         ways=model.ways,
         shots=recipe["training"]["shots"],

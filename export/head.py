@@ -6,7 +6,6 @@ head is fitted anew, and is the one that learning all its classes at once would 
 features tell something of the images. Whoever gets the file gets them; a removed class's are gone.
 """
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,10 @@ import numpy as np
 from anil_tf.export.manifest import Manifest
 from anil_tf.export.runtime import Adaptation, BundleRuntime
 from anil_tf.export.signatures import Signature, Tensor, bind
+from anil_tf.files import replacing
+from anil_tf.untrusted import read_arrays
+
+HEAD_BYTES = 2**30  # of a stranger's head, at most
 
 
 class Head(NamedTuple):
@@ -57,7 +60,7 @@ class Head(NamedTuple):
         """Write the head as an `.npz` file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = self._asdict() | {"names": np.array(self.names, np.str_)}
-        with path.open("wb") as file:
+        with replacing(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)
 
 
@@ -118,13 +121,11 @@ def read_head(path: Path, manifest: Manifest) -> Head:
         "support_labels": np.zeros(0, np.int32),
     }
     try:
-        # Opened here, since np.load leaves a damaged file open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            stored = rows | dict(arrays)
+        stored = rows | read_arrays(path, HEAD_BYTES)
         names = tuple(map(str, stored["names"]))
         backbone = str(stored["backbone_sha256"])
         kernel = stored["kernel"]
-    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a head written by `anil adapt`: {error}") from error
     if backbone != manifest.backbone_sha256 or kernel.shape[:1] != (manifest.feature_size,):
         raise ValueError(

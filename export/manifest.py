@@ -2,12 +2,13 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
 from anil_tf.export import layout
 from anil_tf.figures import write_json
+from anil_tf.untrusted import read_bytes
 
 
 class File(pydantic.BaseModel):
@@ -63,7 +64,7 @@ class Manifest(pydantic.BaseModel):
 
     schema_version: Literal[1] = 1
     name: str
-    image_shape: tuple[int, ...]
+    image_shape: tuple[Annotated[int, pydantic.Field(ge=1, le=2**14)], ...]
     image_dtype: Literal["uint8", "float32"]
     feature_size: int
     ways: int
@@ -141,14 +142,17 @@ def read_manifest(bundle: Path) -> Manifest:
     if not path.is_file():
         raise FileNotFoundError(f"{bundle} is not a bundle: it has no {layout.MANIFEST}")
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(read_bytes(path))
     except pydantic.ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ValueError(f"{path} is not a valid manifest: {'; '.join(problems)}") from error
 
     root = bundle.resolve()
     for name, expected in manifest.files.items():
-        file = (root / name).resolve()
+        try:
+            file = (root / name).resolve()
+        except RuntimeError as error:  # a loop of links
+            raise ValueError(f"{path} names a file that cannot be: {name}") from error
         if not file.is_relative_to(root):
             raise ValueError(f"{path} names a file outside the bundle: {name}")
         if not file.is_file():

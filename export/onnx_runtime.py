@@ -35,9 +35,9 @@ class OnnxRuntime(BundleRuntime):
         self._sessions = {name: self._open(name, file) for name, file in self.files.items()}
 
     def _open(self, signature: str, file: str) -> onnxruntime.InferenceSession:
-        session = onnxruntime.InferenceSession(
-            str(self.bundle / file), providers=["CPUExecutionProvider"]
-        )
+        graph = (self.bundle / file).read_bytes()
+        refuse_external_data(graph, file)
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
         found = session.get_modelmeta().custom_metadata_map
         for key, value in self.manifest.metadata.items():
             if found.get(key) != value:
@@ -53,7 +53,11 @@ class OnnxRuntime(BundleRuntime):
     def _run(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         session = self._sessions[signature]
         names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, inputs), strict=True))
+        try:
+            outputs = session.run(names, inputs)
+        except Exception as error:  # its exceptions have no class in common
+            raise ValueError(f"{signature} cannot be run on these inputs: {error}") from error
+        return dict(zip(names, outputs, strict=True))
 
 
 class OnnxInt8Runtime(OnnxRuntime):
@@ -62,6 +66,21 @@ class OnnxInt8Runtime(OnnxRuntime):
     name = "onnx_int8"
     precision = "int8"
     files = {**layout.ONNX, "features": layout.ONNX_INT8}
+
+
+def refuse_external_data(graph: bytes, file: str) -> None:
+    """Refuse an ONNX graph whose weights lie in other files: their paths may lead anywhere.
+
+    Raises:
+        ValueError: It refers to one.
+    """
+    if b"location" not in graph:  # the key without which no tensor can name a file
+        return
+    import onnx
+    from onnx.external_data_helper import _get_all_tensors, uses_external_data
+
+    if any(uses_external_data(tensor) for tensor in _get_all_tensors(onnx.load_from_string(graph))):
+        raise ValueError(f"{file} keeps weights in other files, which a bundle never does")
 
 
 def _describe(values: list[Any]) -> dict[str, Tensor]:

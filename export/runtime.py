@@ -13,6 +13,9 @@ from anil_tf.export import layout
 from anil_tf.export.manifest import Manifest, read_manifest
 from anil_tf.export.signatures import Signature, bind, compare, declare
 
+# A request's own sizes: beyond them memory or time would be taken for what nobody needs.
+LIMITS = {"ways": (1, 2**16), "steps": (0, 2**17)}
+
 
 class Adaptation(NamedTuple):
     """A head fitted to a support set.
@@ -121,7 +124,11 @@ class BundleRuntime(abc.ABC):
         Raises:
             ValueError: An input has the wrong dtype or shape.
         """
-        return self._run(signature, bind(self.signatures[signature], inputs))
+        arrays = bind(self.signatures[signature], inputs)
+        for name, (least, most) in LIMITS.items():
+            if name in arrays and not least <= int(arrays[name]) <= most:
+                raise ValueError(f"{name} must lie in {least}..{most}. Received: {arrays[name]}")
+        return self._run(signature, arrays)
 
     def milliseconds(self, signature: str, calls: int = 20, **inputs: Any) -> float:
         """Median time of a call of a signature, after a first that does not count."""

@@ -15,7 +15,6 @@ import functools
 import hashlib
 import json
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +74,9 @@ def read_head(file: Path) -> dict[str, np.ndarray]:
             head |= dict(arrays)
         fits = str(head["backbone_sha256"]) == manifest()["backbone_sha256"]
         fits = fits and head["kernel"].shape == (size, len(head["names"]))
-    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged or hostile archive raises almost any
         raise ValueError(f"{file} is not a head: {error}") from error
     if not fits:
         raise ValueError(f"{file} was made with another model than {manifest()['name']!r}")
@@ -123,8 +124,10 @@ def learn(arguments: argparse.Namespace) -> None:
         raise ValueError(f"adaptation failed: the loss is {after}")
     head = {"kernel": kernel, "bias": bias, "names": np.array(names, np.str_)}
     head |= {"support_features": support, "support_labels": labels}
-    with arguments.output.open("wb") as file:
+    beside = arguments.output.with_name(f".{arguments.output.name}.part")
+    with beside.open("wb") as file:
         np.savez(file, **head, backbone_sha256=np.array(manifest()["backbone_sha256"]))
+    beside.replace(arguments.output)  # a full disk leaves an earlier head as it was
     for name, count in zip(names, counts, strict=True):
         print(f"{name}: {count} image{'s' if count > 1 else ''}")
     print(f"Loss {before:.4f} before, {after:.4f} after. Wrote {arguments.output}")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anil_tf.export import layout
+from anil_tf.untrusted import read_arrays
 
 
 class Verification(NamedTuple):
@@ -42,8 +43,12 @@ class Verification(NamedTuple):
     @classmethod
     def read(cls, bundle: Path) -> "Verification":
         """Read `verification.npz` from a bundle's folder."""
-        with np.load(bundle / layout.VERIFICATION, allow_pickle=False) as arrays:
-            return cls(**arrays)
+        arrays = read_arrays(bundle / layout.VERIFICATION)
+        if arrays.keys() != set(cls._fields):
+            raise ValueError(
+                f"{layout.VERIFICATION} must hold {cls._fields}. Received: {sorted(arrays)}"
+            )
+        return cls(**arrays)
 
 
 class Episodes(NamedTuple):

@@ -27,6 +27,7 @@ from anil_tf.similarity import as_rows, linear_cka, svcca
 from anil_tf.training.recipe import Recipe, read_recipe
 from anil_tf.training.samplers import make_sampler
 from anil_tf.training.train import build_model
+from anil_tf.untrusted import load_model
 
 TASK = ("support_x", "support_y", "query_x")
 HEAD = "head"
@@ -56,7 +57,7 @@ def analyze(
     if not (run / "model.keras").is_file():
         raise FileNotFoundError(f"{run} is not a finished run: it has no model.keras")
     recipe = read_recipe(run / "recipe.toml")
-    model = keras.saving.load_model(run / "model.keras", compile=False)
+    model = load_model(run / "model.keras")
     regression = recipe.data.source == "sinusoid"
     classes = None if regression else recipe.data.load((split,), data_dir)[split]
     sampler = make_sampler(recipe.data, classes, recipe.evaluation, recipe.seed, split)

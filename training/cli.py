@@ -1,5 +1,6 @@
 """Commands that make and measure runs: train, evaluate, datasets."""
 
+import os
 from pathlib import Path
 
 import click
@@ -72,7 +73,14 @@ class _Train(click.Command):
 )
 @_data_dir
 @click.option("--output", type=_PATH, required=True, help="The run directory to write.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run; begin it if need be.")
+@click.option(
+    "--strategy",
+    type=click.Choice(["none", "mirrored", "multiworker"]),
+    default="none",
+    show_default=True,
+    help="Share the tasks of a meta-batch among this machine's GPUs, or TF_CONFIG's workers.",
+)
 @_json
 def train(
     source: str,
@@ -80,16 +88,20 @@ def train(
     data_dir: Path | None,
     output: Path,
     resume: bool,
+    strategy: str,
     json_path: Path | None,
 ) -> None:
     """Meta-train a recipe."""
     from anil_tf.training.recipe import read_recipe
 
     recipe = read_recipe(source, overrides)
+    if recipe.training.deterministic:
+        # oneDNN's kernels add up in the order in which threads finish; read at TensorFlow's import.
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
     import_tensorflow()
     from anil_tf.training.train import train as train_recipe
 
-    figures = train_recipe(recipe, output, data_dir, resume)
+    figures = train_recipe(recipe, output, data_dir, resume, strategy)
     click.echo(
         f"Trained {recipe.name} for {figures['steps']} steps in {figures['seconds']:.0f} s "
         f"({figures['images_per_second']:.0f} images/s). The run is in {output}"

@@ -15,13 +15,20 @@ from pydantic import Field
 from anil_tf.datasets.images import ClassImages, Shape
 from anil_tf.datasets.load import load_folder, load_tfds
 from anil_tf.datasets.splits import SplitRule
+from anil_tf.files import replacing
 from anil_tf.hints import did_you_mean
+from anil_tf.untrusted import read_toml
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31)]
+# `name`, `name/config` or either with `:version`. TFDS would take `namespace:name` too, and run the
+# code that it downloads from there.
+TfdsName = Annotated[
+    str, Field(pattern=r"^[a-z][a-z0-9_]*(/[A-Za-z0-9_.\-]+)?(:\d+\.\d+\.\d+)?$", max_length=200)
+]
 
 
 class _Table(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(_Table):
@@ -39,9 +46,9 @@ class Data(_Table):
     """
 
     source: Literal["tfds", "folder", "sinusoid"]
-    name: str | None = None
+    name: TfdsName | None = None
     subsets: tuple[str, ...] | None = None
-    image_shape: tuple[int, ...]
+    image_shape: tuple[Annotated[int, Field(ge=1, le=2**14)], ...]
     class_lists: Path | None = None
     split_sizes: tuple[float, float, float] = (64, 16, 20)
     split_seed: int = 0
@@ -117,7 +124,7 @@ class Model(_Table):
 
     backbone: Backbone
     head_init: Literal["per_class", "shared"] = "per_class"
-    inner_steps: Annotated[int, Field(ge=0)] = 5
+    inner_steps: Annotated[int, Field(ge=0, le=2**20)] = 5
     inner_lr: Annotated[float, Field(gt=0)] = 0.1
     learn_inner_lr: bool | Literal["per_step"] = False
     first_order: bool = False
@@ -141,17 +148,20 @@ class Training(_Table):
         checkpoint_every: Steps between checkpoints and validations, adjusted so that they divide
             the training evenly.
         validation_episodes: Episodes of each validation, of the training's ways and shots.
+        deterministic: Use no kernel whose result depends on the order in which threads finish: two
+            runs then agree to the last bit, one that was interrupted too. Somewhat slower.
     """
 
     ways: Count = 5
     shots: Count = 1
     queries: Count = 5
     tasks: Count = 4
-    steps: Annotated[int, Field(ge=0)] = 10_000
+    steps: Annotated[int, Field(ge=0, le=2**40)] = 10_000
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     checkpoint_every: Count = 500
     validation_episodes: Count = 100
+    deterministic: bool = False
 
     @property
     def epochs(self) -> int:
@@ -244,18 +254,14 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     if str(source) in recipe_names():
         recipes = resources.files("anil_tf.training").joinpath("recipes")
-        text = recipes.joinpath(f"{source}.toml").read_text(encoding="utf-8")
+        tables = tomllib.loads(recipes.joinpath(f"{source}.toml").read_text(encoding="utf-8"))
     elif Path(source).is_file():
-        text = Path(source).read_text(encoding="utf-8")
+        tables = read_toml(Path(source))
     else:
         raise FileNotFoundError(
             f"{source} is neither a recipe file nor one of {', '.join(recipe_names())}."
             f"{did_you_mean(str(source), recipe_names())}"
         )
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{source} is not TOML: {error}") from error
     for override in overrides:
         _apply(tables, override)
     _refuse_unknown_keys(tables)
@@ -311,4 +317,6 @@ def _apply(tables: dict[str, Any], override: str) -> None:
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Writes the resolved recipe as TOML."""
-    path.write_text(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)), "utf-8")
+    text = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+    with replacing(path) as partial:
+        partial.write_text(text, "utf-8")

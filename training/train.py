@@ -9,21 +9,24 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 import anil_tf
 from anil_tf.datasets.images import ClassImages
-from anil_tf.episodes import ClassSampler, EpisodeSampler
+from anil_tf.distribution import is_chief
+from anil_tf.episodes import ClassSampler, EpisodeSampler, SinusoidSampler
 from anil_tf.figures import write_json
+from anil_tf.files import clear_partial, replacing
 from anil_tf.maml import BOIL, MAML
 from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
 from anil_tf.model import ANIL
 from anil_tf.nil import NIL, Pretrained
-from anil_tf.training.checkpoints import (
-    Checkpoint,
-    latest_checkpoint,
-    total_seconds,
-    truncate_history,
+from anil_tf.training.callbacks import NumberGuard, Progress, StopRequest, resume_command
+from anil_tf.training.checkpoints import Checkpoint, State, find_checkpoint, save_model
+from anil_tf.training.distribution import (
+    check_agreement,
+    check_share,
+    make_strategy,
+    watching_workers,
 )
 from anil_tf.training.recipe import Recipe, read_recipe, write_recipe
 from anil_tf.training.samplers import make_sampler
@@ -66,7 +69,11 @@ def build_model(recipe: Recipe, labels: int | None = None) -> ANIL:
 
 
 def train(
-    recipe: Recipe, output: Path, data_dir: Path | None = None, resume: bool = False
+    recipe: Recipe,
+    output: Path,
+    data_dir: Path | None = None,
+    resume: bool = False,
+    strategy: str = "none",
 ) -> dict[str, Any]:
     """Trains a recipe.
 
@@ -74,7 +81,9 @@ def train(
         recipe: What to train.
         output: The run directory; created, and refused if it exists unless resuming.
         data_dir: Where the data lies.
-        resume: Go on from the last checkpoint of `output`.
+        resume: Go on from the last checkpoint of `output`; begin if there is no such run yet, so
+            that a supervisor can give the same command every time.
+        strategy: Of `STRATEGIES`. The workers of a cluster share the folder of `output`.
 
     Returns:
         `steps`, `seconds` of the whole run, `images_per_second` since it was last resumed, and the
@@ -82,12 +91,18 @@ def train(
 
     Raises:
         FileExistsError: `output` exists and `resume` is not set.
-        ValueError: The recipe differs from the interrupted run's, or does not fit the data.
+        OSError: A file cannot be written, or another worker of a cluster is gone.
+        SystemExit: SIGTERM has stopped it, with status 143, and all is saved.
+        ValueError: The recipe differs from the interrupted run's, or does not fit the data or the
+            strategy; or the loss is no longer finite.
     """
-    if resume:
-        check_resumable(recipe, output)
-    elif output.exists():
-        raise FileExistsError(f"{output} exists. Go on with --resume, or choose another --output")
+    distribution = make_strategy(strategy)  # a cluster's before anything else of TensorFlow
+    check_share(recipe.training.tasks, distribution)
+    if recipe.training.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    writes = is_chief(distribution)
+    if writes:
+        check_output(recipe, output, resume)
 
     regression = recipe.data.source == "sinusoid"
     classes = {} if regression else recipe.data.load(("train", "val"), data_dir)
@@ -97,67 +112,105 @@ def train(
         for split, sampler in (("train", kind), ("val", EpisodeSampler))
     )
     labels = train_sampler.labels if isinstance(train_sampler, ClassSampler) else None
-    model = build_model(recipe, labels)  # refuses bad arguments before anything is written
+    with distribution.scope():
+        model = build_model(recipe, labels)  # refuses bad arguments before anything is written
+        model.optimizer.build(model.trainable_variables)
 
     checkpoints = output / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    write_recipe(recipe, output / "recipe.toml")
-    write_json(output / "environment.json", environment())
-    if classes:
-        save_examples(classes["train"], output / "examples.npz", recipe.seed)
+    if writes:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        clear_partial(output)
+        write_recipe(recipe, output / "recipe.toml")
+        write_json(output / "environment.json", environment())
+        if classes:
+            save_examples(classes["train"], output / "examples.npz", recipe.seed)
 
-    done = 0
-    if resume and (found := latest_checkpoint(checkpoints)):
-        path, done = found
-        model = keras.saving.load_model(path)
-        truncate_history(output / "history.csv", done)
+    state = State()
+    if resume and (found := find_checkpoint(checkpoints, writes)):
+        path, state = found
+        model.load_weights(path)
+    first, started = state.step, time.perf_counter()
+    with watching_workers(distribution):
+        check_agreement(state.step, distribution)
+        command = resume_command(output, data_dir, strategy)
+        fit(recipe, model, (train_sampler, val_sampler), state, output, command)
+        seconds = time.perf_counter() - started
+        save_model(model, output / "model.keras", writes)
 
     training = recipe.training
-    batches, epochs = training.steps_per_epoch, training.epochs
-    started = time.perf_counter()
-    if done < epochs:
-        model.fit(
-            train_sampler.dataset(
-                batches * (epochs - done), training.tasks, start=done * batches * training.tasks
-            ),
-            epochs=epochs,
-            initial_epoch=done,
-            steps_per_epoch=batches,
-            validation_data=val_sampler.dataset(
-                max(1, training.validation_episodes // training.tasks), training.tasks
-            ),
-            shuffle=False,  # episodes are drawn in order, from the seed
-            verbose=0,
-            callbacks=[
-                Progress(done, epochs, batches),
-                keras.callbacks.TerminateOnNaN(),
-                keras.callbacks.CSVLogger(str(output / "history.csv"), append=resume),
-                Checkpoint(checkpoints),
-            ],
-        )
-    seconds = time.perf_counter() - started
-
-    if not model.optimizer.built:  # without a step; the file would not load compiled
-        model.optimizer.build(model.trainable_variables)
-    model.save(output / "model.keras")
     rows = (training.shots + training.queries) * (training.ways if classes else 1)
-    images = (epochs - done) * batches * training.tasks * rows
+    images = (state.step - first) * training.tasks * rows
     metrics = {
-        "steps": epochs * batches,
-        "seconds": round(total_seconds(output / "history.csv"), 1),
+        "steps": state.step,
+        "seconds": round(state.total_seconds, 1),
         "images_per_second": round(images / seconds, 1),
         "inner_lr": model.inner_lr.numpy().tolist(),
     }
-    write_json(output / "metrics.json", {"train": metrics})
+    if writes:
+        write_json(output / "metrics.json", {"train": metrics})
     return metrics
 
 
-def check_resumable(recipe: Recipe, output: Path) -> None:
-    """Refuses to go on with a run of another recipe."""
+def fit(
+    recipe: Recipe,
+    model: ANIL,
+    samplers: tuple[EpisodeSampler | SinusoidSampler, EpisodeSampler | SinusoidSampler],
+    state: State,
+    output: Path,
+    command: str,
+) -> None:
+    """Trains from where a run stands to its end, or until it is asked to stop.
+
+    Args:
+        recipe: What to train.
+        model: Its model, as it stands.
+        samplers: Of training and of validation.
+        state: Where the run stands; kept up to date.
+        output: The run directory.
+        command: The command that goes on, for the user.
+    """
+    training, strategy = recipe.training, model.distribute_strategy
+    batches, total = training.steps_per_epoch, training.epochs * training.steps_per_epoch
+    writes = is_chief(strategy)
+    progress = Progress(state, total, shown=writes)
+    checkpoint = Checkpoint(output, state, writes)
+    stop = StopRequest(checkpoint, lambda: progress.seconds, batches, command, strategy)
+    guard = NumberGuard(recipe, state, samplers[0].seed, model.ways, checkpoint.folder)
+    with progress, stop.listening():
+        while state.step < total:
+            epoch, within = divmod(state.step, batches)
+            epochs = 1 if within else training.epochs - epoch  # one that was broken off is alone
+            episodes = samplers[0].dataset(
+                epochs * batches - within, training.tasks, start=state.step * training.tasks
+            )
+            if within:  # the metrics are to exist before their values are put back
+                with strategy.scope():
+                    model._symbolic_build(data_batch=next(iter(episodes)))
+            model.fit(
+                episodes,
+                epochs=epoch + epochs,
+                initial_epoch=epoch,
+                steps_per_epoch=batches - within,
+                validation_data=samplers[1].dataset(
+                    max(1, training.validation_episodes // training.tasks), training.tasks
+                ),
+                shuffle=False,  # episodes are drawn in order, from the seed
+                verbose=0,
+                callbacks=[guard, progress, checkpoint, stop],
+            )
+
+
+def check_output(recipe: Recipe, output: Path, resume: bool) -> None:
+    """Refuses to write over what is there, or to go on with a run of another recipe."""
+    if not resume and output.exists():
+        raise FileExistsError(f"{output} exists. Go on with --resume, or choose another --output")
     path = output / "recipe.toml"
     if not path.is_file():
-        raise FileNotFoundError(f"{output} is not a run to resume: it has no recipe.toml")
-    if read_recipe(path) != recipe:
+        # A run that was killed as it began leaves hidden files and an empty folder.
+        names = {entry.name for entry in output.iterdir()} if output.exists() else set()
+        if any(name != "checkpoints" and not name.startswith(".") for name in names):
+            raise FileNotFoundError(f"{output} is not a run to resume: it has no recipe.toml")
+    elif read_recipe(path) != recipe:
         raise ValueError(
             f"The recipe differs from {path}. Resume with the recipe and --set of that run"
         )
@@ -169,12 +222,13 @@ def save_examples(classes: ClassImages, path: Path, seed: int) -> None:
     available = len(classes.names)
     chosen = rng.choice(available, min(EXAMPLE_CLASSES, available), replace=False)
     images = [classes.of(index)[:EXAMPLES_PER_CLASS] for index in chosen]
-    np.savez_compressed(
-        path,
-        image=np.concatenate(images),
-        label=np.repeat(np.arange(len(chosen), dtype=np.int32), [len(rows) for rows in images]),
-        names=np.array([classes.names[index] for index in chosen]),
-    )
+    with replacing(path) as partial:
+        np.savez_compressed(
+            partial,
+            image=np.concatenate(images),
+            label=np.repeat(np.arange(len(chosen), dtype=np.int32), [len(rows) for rows in images]),
+            names=np.array([classes.names[index] for index in chosen]),
+        )
 
 
 def environment() -> dict[str, Any]:
@@ -187,42 +241,3 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "devices": [device.name for device in tf.config.list_logical_devices()],
     }
-
-
-class Progress(keras.callbacks.Callback):
-    """One bar over all steps, and a line an epoch.
-
-    Args:
-        done: Epochs already trained.
-        epochs: Epochs in all.
-        steps: Steps of an epoch.
-    """
-
-    def __init__(self, done: int, epochs: int, steps: int) -> None:
-        super().__init__()
-        self.done, self.epochs, self.steps = done, epochs, steps
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        """Opens the bar."""
-        total, initial = self.epochs * self.steps, self.done * self.steps
-        self.since = time.perf_counter()
-        self.bar = tqdm(desc="Training", total=total, initial=initial, unit="step", disable=None)
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Moves the bar."""
-        self.bar.update()
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Writes the epoch's figures; leaves its `wall_seconds` for the history."""
-        figures = ", ".join(
-            f"{name} {value:.4f}" for name, value in (logs or {}).items() if "before" not in name
-        )
-        now = time.perf_counter()
-        if logs is not None:
-            logs["wall_seconds"] = now - self.since
-        self.since = now
-        tqdm.write(f"step {(epoch + 1) * self.steps}/{self.epochs * self.steps}: {figures}")
-
-    def on_train_end(self, logs: dict | None = None) -> None:
-        """Closes the bar."""
-        self.bar.close()
