@@ -27,6 +27,7 @@ from anil_tf.training.checkpoints import (
 )
 from anil_tf.training.recipe import Recipe, read_recipe, write_recipe
 from anil_tf.training.samplers import make_sampler
+from anil_tf.training.tensorboard import scalar_writers
 
 ALGORITHMS: dict[str, type[ANIL]] = {
     "anil": ANIL,
@@ -132,6 +133,7 @@ def train(
                 keras.callbacks.TerminateOnNaN(),
                 keras.callbacks.CSVLogger(str(output / "history.csv"), append=resume),
                 Checkpoint(checkpoints),
+                *scalar_writers(output / "tensorboard"),
             ],
         )
     seconds = time.perf_counter() - started
