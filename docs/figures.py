@@ -1,6 +1,6 @@
 """Draws `docs/gram.png`: what a step of the plain inner loop touches, and one of the Gram form.
 
-    python docs/figures.py
+python docs/figures.py
 """
 
 from pathlib import Path
@@ -35,8 +35,8 @@ def main() -> None:
     x = _sign(axes, x, middle, "·")
     _box(axes, x, middle, N, M, "S", "R", "M × N")
 
-    _title(axes, 2.1, "A step of the Gram form: M images, once, and no D at all")
-    middle = 1.2
+    _title(axes, 1.95, "A step of the Gram form: M images, once, and no D at all")
+    middle = 1.0
     x = _sign(axes, 0.5, middle, "R →   A −= R,", width=1.3)
     x = _sign(axes, x, middle, "S = S₀ + ", width=1.0)
     x = _box(axes, x, middle, M, M, "G", "G", "M × M")
@@ -60,7 +60,14 @@ def _title(axes: Axes, y: float, text: str) -> None:
 
 
 def _box(
-    axes: Axes, x: float, middle: float, width: float, height: float, color: str, name: str, size: str
+    axes: Axes,
+    x: float,
+    middle: float,
+    width: float,
+    height: float,
+    color: str,
+    name: str,
+    size: str,
 ) -> float:
     """A matrix drawn to scale, centred on a line; returns its right edge."""
     patch = Rectangle((x, middle - height / 2), width, height, fc=COLORS[color], ec=INK, lw=1.2)

@@ -1,6 +1,7 @@
-"""What MkDocs does beside its plugins: lays out the packages, and makes a page of the notebook."""
+"""What MkDocs does beside its plugins: copies the packages together, and makes a page of the notebook."""
 
 import re
+import shutil
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -11,15 +12,14 @@ NOTEBOOK = "tutorial.ipynb"
 _MAGIC = re.compile(r"^```python\n%%sh.*\n", re.MULTILINE)
 
 
-def on_config(config: MkDocsConfig) -> None:
-    """Links the packages together as a wheel has them: mkdocstrings reads no `__path__`."""
-    root = Path(config.config_file_path).parent
+def on_startup(**_: object) -> None:
+    """Copies the packages together as a wheel has them: mkdocstrings reads no `__path__`."""
+    root = Path(__file__).parent.parent
     package = root / "build" / "docs" / "anil_tf"
-    package.mkdir(parents=True, exist_ok=True)
-    for source in (*(root / "anil_tf").iterdir(), root / "training", root / "export"):
-        link = package / source.name
-        if not link.is_symlink():
-            link.symlink_to(source)
+    shutil.rmtree(package, ignore_errors=True)
+    skip = shutil.ignore_patterns("__pycache__")
+    for source, target in (("anil_tf", "."), ("training", "training"), ("export", "export")):
+        shutil.copytree(root / source, package / target, ignore=skip, dirs_exist_ok=True)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

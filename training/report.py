@@ -13,7 +13,7 @@ from anil_tf.training import html_page as html
 from anil_tf.training import report_pictures as pictures
 from anil_tf.training.paper_report import NORMS
 from anil_tf.training.report_figures import (
-    Tested,
+    FinishedRun,
     answered_episodes,
     confuse,
     read_history,
@@ -51,7 +51,7 @@ def write_report(
         FileNotFoundError: The run is not there or not finished, or the bundle is not one.
         ValueError: The data does not fit, or the bundle is another run's.
     """
-    tested = Tested(run, data_dir)
+    tested = FinishedRun(run, data_dir)
     manifest = _read_bundle(bundle, tested) if bundle else None
     metrics = _read_json(run / "metrics.json")
     history = read_history(run)
@@ -84,7 +84,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
-def _read_bundle(bundle: Path, tested: Tested) -> Manifest:
+def _read_bundle(bundle: Path, tested: FinishedRun) -> Manifest:
     manifest = read_manifest(bundle)
     if manifest.backbone_sha256 != weights_digest(tested.runtime.model.backbone):
         raise ValueError(
@@ -103,7 +103,7 @@ def _value(figures: dict[str, Any], suffix: str = "") -> str:
 
 
 def _summary(
-    run: Path, tested: Tested, trained: dict[str, Any], measured: dict[str, Any]
+    run: Path, tested: FinishedRun, trained: dict[str, Any], measured: dict[str, Any]
 ) -> list[str]:
     recipe, model = tested.recipe, tested.runtime.model
     data, training = recipe.data, recipe.training
@@ -114,7 +114,7 @@ def _summary(
         f"{recipe.algorithm.upper()} with the backbone {recipe.model.backbone.name} "
         f"({model.backbone.count_params():,} weights, {model.backbone.output_shape[-1]} features "
         f"an image), trained on {data.name or data.source} ({size}) for {training.steps:,} steps "
-        f"of {training.tasks} {ways}{training.shots}-shot tasks{taken}."
+        f"of {training.tasks} tasks ({ways}{training.shots}-shot){taken}."
     )
     unseen = (
         "Tested on sine waves drawn anew"
@@ -144,7 +144,7 @@ def _summary(
 def _advice(
     run: Path,
     bundle: Path | None,
-    tested: Tested,
+    tested: FinishedRun,
     history: dict[str, np.ndarray],
     figures: dict[str, Any],
     evaluated: bool,
@@ -191,7 +191,7 @@ def _advice(
     return steps
 
 
-def _training(tested: Tested, history: dict[str, np.ndarray]) -> list[str]:
+def _training(tested: FinishedRun, history: dict[str, np.ndarray]) -> list[str]:
     parts = [html.heading("Training")]
     if not history:
         return [*parts, html.paragraph("There was no training: the weights are the initial ones.")]
@@ -209,7 +209,7 @@ def _training(tested: Tested, history: dict[str, np.ndarray]) -> list[str]:
     return [*parts, html.paragraph(text), html.pictures(charts)]
 
 
-def _sweeps(tested: Tested, figures: dict[str, Any], episodes: int) -> list[str]:
+def _sweeps(tested: FinishedRun, figures: dict[str, Any], episodes: int) -> list[str]:
     charts = []
     for key, name, label in (
         ("shots", "shots", "support images a class"),
@@ -229,7 +229,7 @@ def _sweeps(tested: Tested, figures: dict[str, Any], episodes: int) -> list[str]
     return [html.heading("Shots and inner steps"), html.paragraph(text), html.pictures(charts)]
 
 
-def _episodes(tested: Tested) -> list[str]:
+def _episodes(tested: FinishedRun) -> list[str]:
     parts = [html.heading("Episodes")]
     if drawn := waves(tested):
         figures = [html.picture(pictures.draw_wave(wave), "A wave and its fit") for wave in drawn]
@@ -251,7 +251,7 @@ def _episodes(tested: Tested) -> list[str]:
     return [*parts, html.paragraph(text), html.pictures(figures)]
 
 
-def _features(tested: Tested) -> list[str]:
+def _features(tested: FinishedRun) -> list[str]:
     view = view_features(tested)
     if view is None:
         return []
@@ -273,7 +273,7 @@ def _features(tested: Tested) -> list[str]:
     ]
 
 
-def _confusion(tested: Tested, episodes: int, figures: dict[str, Any]) -> list[str]:
+def _confusion(tested: FinishedRun, episodes: int, figures: dict[str, Any]) -> list[str]:
     confusion = confuse(tested, episodes)
     if confusion is None:
         return []

@@ -25,7 +25,7 @@ SHOWN_CLASSES, SHOWN_IMAGES = 8, 20  # of the view of the features
 SHOWN_EPISODES, SHOWN_WAYS, SHOWN_SHOTS, SHOWN_QUERIES = 3, 5, 3, 6
 
 
-class Tested:
+class FinishedRun:
     """A finished run and the unseen classes that it is tested on.
 
     Args:
@@ -103,7 +103,7 @@ def read_history(run: Path) -> dict[str, np.ndarray]:
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
 
 
-def answered_episodes(tested: Tested) -> list[Answered]:
+def answered_episodes(tested: FinishedRun) -> list[Answered]:
     """The first test episodes, of sizes that can be looked at, with their answers."""
     evaluation = tested.recipe.evaluation
     sampler = tested.sampler(
@@ -158,7 +158,7 @@ class Confusion:
         ]
 
 
-def confuse(tested: Tested, episodes: int) -> Confusion | None:
+def confuse(tested: FinishedRun, episodes: int) -> Confusion | None:
     """Finds the hardest classes in test episodes, then has only those told apart.
 
     A pair of classes seldom meets in an episode of all classes: among the hardest alone every pair
@@ -215,7 +215,7 @@ class FeatureView:
     explained: np.ndarray
 
 
-def view_features(tested: Tested) -> FeatureView | None:
+def view_features(tested: FinishedRun) -> FeatureView | None:
     """Features of classes drawn by the run's seed, before any adaptation; None for a regression."""
     if tested.classes is None:
         return None
@@ -249,7 +249,7 @@ def project(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return left[:, :2] * values[:2], np.square(values[:2]) / total
 
 
-def waves(tested: Tested) -> list[dict[str, Sequence[float]]]:
+def waves(tested: FinishedRun) -> list[dict[str, Sequence[float]]]:
     """The first test episodes of a regression: support, queries, outputs before and after."""
     sampler = tested.sampler()
     if not isinstance(sampler, SinusoidSampler):

@@ -15,7 +15,7 @@ from PIL import Image
 from anil_tf.cli import main
 from anil_tf.training import report_figures
 from anil_tf.training.recipe import read_recipe
-from anil_tf.training.report_figures import Tested, confuse, project
+from anil_tf.training.report_figures import FinishedRun, confuse, project
 from anil_tf.training.train import train
 
 SMALL = (
@@ -122,7 +122,7 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path):
 
 
 def test_the_hardest_class_is_the_one_answered_wrong(run, tree, monkeypatch):
-    tested = Tested(run, tree)
+    tested = FinishedRun(run, tree)
     assert tested.classes is not None
     hardest = 2
 
