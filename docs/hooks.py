@@ -1,4 +1,4 @@
-"""What MkDocs does beside its plugins: copies the packages together, and makes a page of the notebook."""
+"""MkDocs hooks: copy the packages together for mkdocstrings; make a page of the notebook."""
 
 import re
 import shutil
