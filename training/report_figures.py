@@ -64,7 +64,7 @@ class FinishedRun:
     def measure(self, episodes: int, steps: int | None = None, **protocol: int) -> dict[str, Any]:
         """The figures of `evaluate_episodes`."""
         steps = self.steps if steps is None else steps
-        return evaluate_episodes(self.runtime, self.sampler(**protocol), episodes, steps)
+        return evaluate_episodes(self.runtime, self.sampler(None, **protocol), episodes, steps)
 
     def sweep_shots(self, episodes: int) -> list[dict[str, Any]]:
         """Accuracy with few and with many support images, as far as there are images."""

@@ -144,7 +144,7 @@ def draw_features(view: FeatureView) -> bytes:
     )
     for label, (image, color) in enumerate(zip(view.images, COLORS, strict=False)):
         points = view.points[view.labels == label]
-        axes.scatter(*points.T, s=14, color=color, alpha=0.75, linewidths=0)
+        axes.scatter(points[:, 0], points[:, 1], s=14, color=color, alpha=0.75, linewidths=0)
         axes.add_artist(
             AnnotationBbox(
                 _thumbnail(image, 0.2), points.mean(axis=0), pad=0.1, bboxprops={"ec": color}
@@ -167,7 +167,7 @@ def draw_wave(wave: dict[str, Any]) -> bytes:
 def _thumbnail(image: np.ndarray, inches: float) -> OffsetImage:
     """An image of a width on the page, whatever its pixels."""
     pixels = image.squeeze()
-    grey = {"cmap": "gray", "norm": None} if pixels.ndim == 2 else {}
-    thumbnail = OffsetImage(pixels / 255, zoom=72 * inches / pixels.shape[1], **grey)
+    # A map of colours is of grey images alone: matplotlib leaves it out for others.
+    thumbnail = OffsetImage(pixels / 255, zoom=72 * inches / pixels.shape[1], cmap="gray")
     thumbnail.image.set_clim(0, 1)
     return thumbnail
