@@ -26,6 +26,7 @@ docs-notebook: $(READY)
 	cp docs/tutorial.ipynb build/tutorial/
 	cd build/tutorial && PATH="$(BIN):$$PATH" $(BIN)/jupyter nbconvert --to notebook --execute \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=1200 \
+	  --ExecutePreprocessor.coalesce_streams=True \
 	  --output-dir $(CURDIR)/docs tutorial.ipynb
 	$(BIN)/ruff format docs
 

@@ -1,6 +1,5 @@
 """MkDocs hooks: copy the packages together for mkdocstrings; make a page of the notebook."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +8,6 @@ from mkdocs.structure.files import File, Files
 from nbconvert import MarkdownExporter
 
 NOTEBOOK = "tutorial.ipynb"
-_MAGIC = re.compile(r"^```python\n%%sh.*\n", re.MULTILINE)
 
 
 def on_startup(**_: object) -> None:
@@ -28,7 +26,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     if notebook is not None:
         text, resources = MarkdownExporter().from_filename(notebook.abs_src_path)
         page = NOTEBOOK.replace(".ipynb", ".md")
-        files.append(File.generated(config, page, content=_MAGIC.sub("```sh\n", text)))
+        files.append(File.generated(config, page, content=text))
         for name, data in resources["outputs"].items():
             files.append(File.generated(config, name, content=data))
     return files
