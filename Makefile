@@ -1,5 +1,6 @@
 # make demo   trains, exports and adapts a small model, start to finish (into demo/)
 # make test   all checks: style, types, tests
+# make docs   the documentation, into build/site; make docs-notebook executes its tutorial anew
 # make bench  training and adaptation beside PyTorch and JAX: makes their environments, 10 minutes
 # make bench-export   the exported adaptation in the Gram form against the plain loop
 # make bench-serving  heads in bulk against one by one; 32 clients on a server (8 GB of scratch)
@@ -12,10 +13,23 @@ READY := $(VENV)/ready
 TYPES := build/types
 WEB := examples/browser/node_modules/.ready
 
-.PHONY: demo test web lint bench bench-export bench-serving clean
+.PHONY: demo test web lint docs docs-notebook bench bench-export bench-serving clean
 
 demo: $(READY)
 	$(BIN)/python -m anil_tf.training.demo
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# What the notebook makes lies in build/tutorial; PHOTOS=DIR takes photographs of your own.
+docs-notebook: $(READY)
+	@mkdir -p build/tutorial
+	cp docs/tutorial.ipynb build/tutorial/
+	cd build/tutorial && PATH="$(BIN):$$PATH" $(BIN)/jupyter nbconvert --to notebook --execute \
+	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=1200 \
+	  --ExecutePreprocessor.coalesce_streams=True \
+	  --output-dir $(CURDIR)/docs tutorial.ipynb
+	$(BIN)/ruff format docs
 
 bench: $(READY)
 	@mkdir -p build/bench

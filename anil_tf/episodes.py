@@ -102,8 +102,8 @@ class EpisodeSampler(_Sampler):
             self._counts, self._starts = tf.constant(data.counts), tf.constant(data.starts)
 
     def draw(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One episode; see `episode`."""
-        images, _ = self._draw_images(index)
+        """One episode; see `episode`. Its `classes [N]` are places in `data.names`."""
+        images, classes = self._draw_images(index)
         labels = tf.range(self.ways)
         flat = [-1, *self.data.images.shape[1:]]
         return {
@@ -111,6 +111,7 @@ class EpisodeSampler(_Sampler):
             "support_y": tf.repeat(labels, self.shots),
             "query_x": tf.reshape(images[:, self.shots :], flat),
             "query_y": tf.repeat(labels, self.queries),
+            "classes": classes // _TURNS if self.rotations else classes,
         }
 
     def _draw_images(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

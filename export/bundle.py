@@ -158,7 +158,7 @@ def _write_bundle(
         data=recipe["data"],
         evaluation=recipe["evaluation"],
         accuracy=_read_accuracy(run),
-        backbone_sha256=_digest(model.backbone),
+        backbone_sha256=weights_digest(model.backbone),
         versions={
             "anil-tf": anil_tf.__version__,
             "keras": keras.__version__,
@@ -249,7 +249,7 @@ def _read_accuracy(run: Path) -> dict[str, dict[str, Any]]:
     return {figures["runtime"]: figures} if figures else {}
 
 
-def _digest(backbone: keras.Model) -> str:
+def weights_digest(backbone: keras.Model) -> str:
     """sha256 of the weights: the identity of a feature space, whatever the format it runs in."""
     digest = hashlib.sha256()
     for weight in backbone.get_weights():

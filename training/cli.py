@@ -187,6 +187,38 @@ def analyze(
 
 
 @click.command()
+@click.argument("run", metavar="RUN", type=_FOLDER)
+@_data_dir
+@click.option("--bundle", type=_PATH, help="An export of RUN: adds its parity and sizes.")
+@click.option("--output", type=_PATH, help="The file to write. [default: RUN/report.html]")
+@click.option(
+    "--episodes",
+    type=click.IntRange(min=2),
+    default=200,
+    show_default=True,
+    help="For each point of a curve.",
+)
+@_json
+def report(
+    run: Path,
+    data_dir: Path | None,
+    bundle: Path | None,
+    output: Path | None,
+    episodes: int,
+    json_path: Path | None,
+) -> None:
+    """Write what there is to know of a run into one HTML file."""
+    import_tensorflow()
+    from anil_tf.training.report import write_report
+
+    path = write_report(run, data_dir, bundle, output, episodes, json_path)
+    click.echo(
+        f"Wrote {path} ({path.stat().st_size / 1e3:.0f} kB). Any browser shows it, also without a "
+        "network"
+    )
+
+
+@click.command()
 @click.argument("study", type=click.Choice(["paper", "options"]))
 @_data_dir
 @click.option("--output", type=_PATH, help="Where runs and report go. [default: the study's name]")

@@ -44,7 +44,7 @@ def draw_episodes(episodes: Sequence[Answered], path: Path) -> None:
     figure = Figure(figsize=(0.55 * columns * len(episodes), 0.55 * ways + 1.0))
     panels = figure.subfigures(1, len(episodes), squeeze=False)
     for panel, episode in zip(panels[0], episodes, strict=True):
-        _draw_episode(panel, episode)
+        draw_episode(panel, episode)
     figure.text(
         0.5,
         0.02,
@@ -56,7 +56,8 @@ def draw_episodes(episodes: Sequence[Answered], path: Path) -> None:
     figure.savefig(path, dpi=150, facecolor="white")
 
 
-def _draw_episode(panel: SubFigure, episode: Answered) -> None:
+def draw_episode(panel: Figure | SubFigure, episode: Answered) -> None:
+    """Draws one episode; see `draw_episodes`."""
     ways, shots = episode.support.shape[:2]
     queries = episode.query.shape[1]
     right = np.mean(episode.answers == np.arange(ways)[:, np.newaxis])

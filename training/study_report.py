@@ -1,7 +1,5 @@
 """The report of a study: tables and pictures of its runs, as Markdown and self-contained HTML."""
 
-import base64
-import html
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anil_tf.training.analyze import percent
+from anil_tf.training.html_page import heading, page, paragraph, picture, table
 
 NOT_RUN = "not run"
 PROTOCOL = ("episodes", "training steps", "norm", "minutes")
@@ -115,40 +114,18 @@ def _markdown(title: str, sections: Sequence[Section], folder: Path) -> str:
         lines += [f"| {' | '.join(section.columns)} |", "|---" * len(section.columns) + "|"]
         lines += [f"| {' | '.join(row)} |" for row in section.rows]
         lines.append("")
-        for picture in section.pictures:
-            if picture.is_file():
-                lines += [f"![{section.title}]({picture.relative_to(folder).as_posix()})", ""]
+        for path in section.pictures:
+            if path.is_file():
+                lines += [f"![{section.title}]({path.relative_to(folder).as_posix()})", ""]
     return "\n".join(lines)
 
 
-_STYLE = """
-body { font-family: sans-serif; max-width: 64em; margin: 2em auto; padding: 0 1em; color: #1f2328 }
-table { border-collapse: collapse; margin: 1em 0 }
-th, td { border-bottom: 1px solid #d1d9e0; padding: 0.3em 0.8em; text-align: left }
-img { max-width: 100% }
-"""
-
-
 def _html(title: str, sections: Sequence[Section]) -> str:
-    def cells(row: tuple[str, ...], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-
-    parts = [f"<h1>{html.escape(title)}</h1>"]
+    parts = []
     for section in sections:
-        parts += [f"<h2>{html.escape(section.title)}</h2>", f"<p>{html.escape(section.text)}</p>"]
+        parts += [heading(section.title), paragraph(section.text)]
+        parts.append(table(section.columns, section.rows))
         parts += [
-            "<table>",
-            cells(section.columns, "th"),
-            *(cells(row, "td") for row in section.rows),
+            picture(path.read_bytes(), section.title) for path in section.pictures if path.is_file()
         ]
-        parts.append("</table>")
-        for picture in section.pictures:
-            if picture.is_file():
-                data = base64.b64encode(picture.read_bytes()).decode()
-                parts.append(f'<img alt="{html.escape(section.title)}" '
-                             f'src="data:image/png;base64,{data}">')  # fmt: skip
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{html.escape(title)}'
-        f"</title>\n<style>{_STYLE}</style>\n{body}\n</html>\n"
-    )
+    return page(title, parts)

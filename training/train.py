@@ -30,6 +30,7 @@ from anil_tf.training.distribution import (
 )
 from anil_tf.training.recipe import Recipe, read_recipe, write_recipe
 from anil_tf.training.samplers import make_sampler
+from anil_tf.training.tensorboard import scalar_writers
 
 ALGORITHMS: dict[str, type[ANIL]] = {
     "anil": ANIL,
@@ -176,6 +177,7 @@ def fit(
     checkpoint = Checkpoint(output, state, writes)
     stop = StopRequest(checkpoint, lambda: progress.seconds, batches, command, strategy)
     guard = NumberGuard(recipe, state, samplers[0].seed, model.ways, checkpoint.folder)
+    scalars = scalar_writers(output / "tensorboard") if writes else []
     with progress, stop.listening():
         while state.step < total:
             epoch, within = divmod(state.step, batches)
@@ -196,7 +198,7 @@ def fit(
                 ),
                 shuffle=False,  # episodes are drawn in order, from the seed
                 verbose=0,
-                callbacks=[guard, progress, checkpoint, stop],
+                callbacks=[guard, progress, *scalars, checkpoint, stop],
             )
 
 

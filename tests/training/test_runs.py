@@ -90,6 +90,7 @@ def test_a_run_directory_holds_what_the_contract_names(run):
         "metrics.json",
         "environment.json",
         "examples.npz",
+        "tensorboard",
     }
     assert read_recipe(run / "recipe.toml") == small_recipe()
     rows = (run / "history.csv").read_text().splitlines()
