@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from anil_tf.cli import COMMANDS, main
+from benchmarks import results
 
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 # A page that has its browser fetch something from another host.
@@ -74,6 +75,20 @@ def test_the_python_of_a_page_runs(repository, tmp_path, monkeypatch, page):
         exec(compile(small, page, "exec"), namespace)  # our own pages
     if page == "maths":
         _compare_with_the_inner_loop(namespace["adapt"])
+
+
+def test_the_tables_of_the_results_are_those_of_their_files(repository):
+    text = (repository / "docs" / "results.md").read_text("utf-8")
+    assert results.render(text, repository / "docs" / "results") == text
+    assert len(results.BLOCK.findall(text)) >= 4
+
+
+def test_a_table_of_results_follows_its_files(tmp_path):
+    row = {"section": "Accuracy", "row": "ANIL", "ours": "96.0 %"}
+    (tmp_path / "paper.json").write_text(json.dumps([row, {**row, "section": "Speed"}]))
+    text = results.render("a\n<!-- table paper -->\nold\n<!-- end -->\nb\n", tmp_path)
+    assert "old" not in text and text.count("| ANIL | 96.0 % |") == 2
+    assert "**Speed**" in text and text.startswith("a\n") and text.endswith("<!-- end -->\nb\n")
 
 
 def _compare_with_the_inner_loop(adapt) -> None:

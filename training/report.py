@@ -11,7 +11,7 @@ from anil_tf.export.manifest import Manifest, Parity, read_manifest
 from anil_tf.figures import write_json
 from anil_tf.training import html_page as html
 from anil_tf.training import report_pictures as pictures
-from anil_tf.training.paper_report import NORMS
+from anil_tf.training.study_report import NORMS
 from anil_tf.training.report_figures import (
     FinishedRun,
     answered_episodes,

@@ -203,7 +203,7 @@ def test_an_image_that_vanishes_is_named_and_an_empty_folder_refused(data, tmp_p
     copy = Path(shutil.copytree(data, tmp_path / "copy"))
     listed = list_classes(copy)
     (copy / "class03" / "5.png").unlink()
-    with pytest.raises(ValueError, match=r"class03.5\.png"):
+    with pytest.raises(FileNotFoundError, match=r"class03.5\.png"):
         read_classes(listed, (12, 12, 1))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no class folders"):

@@ -22,6 +22,8 @@ SMALL = (
     "data.source=folder",
     "data.image_shape=[16, 16, 3]",
     "data.split_sizes=[6, 3, 3]",
+    "model.head_init=per_class",
+    "model.backbone.cosine=false",
     "model.backbone.filters=4",
     "model.backbone.blocks=2",
     "model.inner_steps=2",
@@ -208,6 +210,24 @@ def test_the_report_says_what_was_run_and_what_was_not(tree, tmp_path, monkeypat
 
     with pytest.raises(ValueError, match="another budget.*another --output"):
         reproduce.reproduce(SHORT, output, tree, None, [*SMALL, "training.queries=1"])
+
+
+def test_the_options_report_the_difference_to_the_recipe(tmp_path):
+    tested = {"ci95": 0.002, "episodes": 600, "norm": "batch"}
+    trained = {"steps": 10, "seconds": 60.0}
+    for stage, accuracy in (("recipe", 0.96), ("constant-rate", 0.95)):
+        (tmp_path / stage).mkdir()
+        metrics = {"train": trained, "evaluate": {"accuracy": accuracy, **tested}}
+        if stage == "recipe":
+            metrics["evaluate_5_steps"] = {"accuracy": 0.97, **tested}
+        (tmp_path / stage / "metrics.json").write_text(json.dumps(metrics))
+    found = {row["row"]: row for row in STUDIES["options"].report(tmp_path)}
+    column = "accuracy (against the recipe)"
+    assert found["the recipe `omniglot-20way-1shot`"][column] == "96.0% +- 0.2%"
+    assert found["the outer rate stays"][column] == "95.0% +- 0.2% (-1.0)"
+    assert found["the outer rate stays"]["changed"] == "`training.schedule=constant`"
+    assert found["five inner steps"][column] == "not run"
+    assert found["the recipe `omniglot-20way-1shot`, tested with 5"][column].endswith("(+1.0)")
 
 
 @pytest.mark.parametrize("budget", ["1h", "90m", "1h30m", "0.5h"])

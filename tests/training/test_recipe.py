@@ -35,6 +35,19 @@ def test_a_recipe_builds_its_model(name):
     assert float(model.inner_lr) == pytest.approx(recipe.model.inner_lr)
 
 
+def test_the_outer_rate_falls_along_a_cosine_or_stays():
+    from anil_tf.training.train import build_model
+
+    rates = {}
+    for schedule in ("cosine", "constant"):
+        optimizer = build_model(
+            read_recipe("sinusoid", [f"training.schedule={schedule}", "training.steps=100"])
+        ).optimizer
+        optimizer.iterations.assign(50)
+        rates[schedule] = float(optimizer.learning_rate)
+    assert rates["cosine"] == pytest.approx(rates["constant"] / 2, rel=1e-3)
+
+
 def test_overrides_are_toml_values_or_plain_strings():
     recipe = read_recipe(
         "glyphs", ["training.steps=7", "model.norm=task", "model.backbone.invert=false"]

@@ -1,15 +1,18 @@
 """Folders, arrays, splits and TFDS as sources of classes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from anil_tf.datasets.folder import list_classes, read_classes, read_image
 from anil_tf.datasets.images import ClassImages, to_array
 from anil_tf.datasets.load import load_folder, load_tfds
 from anil_tf.datasets.splits import SPLITS, SplitRule, csv_split, random_split
+from benchmarks import omniglot_split
 
 SHAPE = (8, 8, 3)
 
@@ -150,3 +153,12 @@ class TestTfds:
     def test_a_data_set_that_tfds_does_not_know_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match="TFDS knows no data set 'no_such_data'"):
             load_tfds("no_such_data", ("train",), SHAPE, SplitRule(), tmp_path)
+
+
+def test_the_vinyals_split_becomes_class_lists_in_the_names_of_tfds(tmp_path):
+    halves = {"background": {"Braille": ["character01", "character26"]}, "evaluation": {}}
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(halves))
+    run = CliRunner().invoke(omniglot_split.main, [str(tmp_path), str(tmp_path / "lists")])
+    assert run.exit_code == 0 and "train: 2 characters" in run.output
+    assert (tmp_path / "lists/val.csv").read_text().split() == ["label", "Braille_0", "Braille_25"]
