@@ -28,7 +28,15 @@ def test_an_episode_has_the_shapes_and_dtypes_of_the_contract(sampler):
         "support_y": (np.int32, (3,)),
         "query_x": (np.uint8, (9, 3, 3, 1)),
         "query_y": (np.int32, (9,)),
+        "classes": (np.int64, (3,)),
     }
+
+
+def test_an_episode_tells_which_classes_it_drew(sampler):
+    episode = sampler.episode(0)
+    for label, index in enumerate(episode["classes"]):
+        drawn = episode["support_x"][episode["support_y"] == label][0]
+        assert any(np.array_equal(drawn, image) for image in sampler.data.of(index))
 
 
 def test_classes_are_distinct_and_no_query_image_is_in_the_support(sampler):
