@@ -36,14 +36,16 @@ def _tables(source: Path) -> str:
 
 
 def _evaluation(name: str, figures: dict[str, Any]) -> dict[str, str]:
-    how = "NIL" if figures["nil"] else f"{figures['inner_steps']} steps"
+    steps = figures["inner_steps"]
+    how = "none (NIL)" if figures["nil"] else f"{steps} step{'s' if steps != 1 else ''}"
+    before = "" if figures["nil"] else f"{figures['accuracy_before_adaptation']:.2%}"
     return {
         "run": name.partition("--")[0],
         "test episodes": f"{figures['ways']}-way {figures['shots']}-shot",
         "inner loop": how,
         "norm": figures["norm"],
         "episodes": str(figures["episodes"]),
-        "before": f"{figures['accuracy_before_adaptation']:.2%}",
+        "before": before,
         "accuracy": f"{100 * figures['accuracy']:.2f} +- {figures['ci95']:.2%}",
     }
 

@@ -175,12 +175,14 @@ def main(
     """Compare the implementations; a peer that computes something else is named, not timed."""
     for framework in frameworks:
         python_of(framework)
-    results = [run_workload(name, rounds, frameworks, skip) for name in names or WORKLOADS]
-    text = "\n\n".join(markdown(result) for result in results)
-    click.echo(text)
-    write_json(json_file, {"rounds": rounds, "threads": 2, "results": results})
-    if markdown_file is not None:
-        markdown_file.write_text(text + "\n")
+    results = []
+    for name in names or WORKLOADS:
+        results.append(run_workload(name, rounds, frameworks, skip))
+        click.echo(markdown(results[-1]) + "\n")
+        # What is measured stays, should a later workload fail.
+        write_json(json_file, {"rounds": rounds, "threads": 2, "results": results})
+        if markdown_file is not None:
+            markdown_file.write_text("\n\n".join(map(markdown, results)) + "\n")
 
 
 if __name__ == "__main__":
