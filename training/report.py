@@ -11,7 +11,6 @@ from anil_tf.export.manifest import Manifest, Parity, read_manifest
 from anil_tf.figures import write_json
 from anil_tf.training import html_page as html
 from anil_tf.training import report_pictures as pictures
-from anil_tf.training.study_report import NORMS
 from anil_tf.training.report_figures import (
     FinishedRun,
     answered_episodes,
@@ -20,6 +19,7 @@ from anil_tf.training.report_figures import (
     view_features,
     waves,
 )
+from anil_tf.training.study_report import NORMS
 
 RISING = 0.01  # a point of accuracy gained in the last half of training: it was not over
 GAP = 0.1  # between known and new classes, from which on more classes are what is missing
