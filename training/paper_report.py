@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from anil_tf.training.analyze import percent, share
-from anil_tf.training.study_report import NOT_RUN, PROTOCOL, Runs, Section
+from anil_tf.training.study_report import PROTOCOL, Runs, Section, not_run
 
 TITLE = "Rapid learning or feature reuse? The paper's experiments on Omniglot"
 COLUMNS = ("", "paper", "ours", *PROTOCOL)
@@ -118,7 +118,7 @@ def paper_sections(folder: Path) -> Iterator[Section]:
 def _freezing_row(runs: Runs, frozen: int, paper: str) -> tuple[str, ...]:
     label = {0: "none frozen", 1: "layer 1"}.get(frozen, f"layers 1-{frozen}")
     if frozen >= len(runs.read("maml-1shot", "analysis.json").get("freezing", ())):
-        return (label, paper, NOT_RUN, "", "", "", "")
+        return not_run(label, paper)
     return runs.analysed(
         label, paper, "maml-1shot", lambda figures: percent(figures["freezing"][frozen])
     )

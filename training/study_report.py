@@ -29,6 +29,11 @@ class Section:
     pictures: tuple[Path, ...] = ()
 
 
+def not_run(label: str, beside: str) -> tuple[str, ...]:
+    """The row of what has not been run."""
+    return (label, beside, NOT_RUN, *[""] * len(PROTOCOL))
+
+
 class Runs:
     """What lies below the output folder.
 
@@ -71,7 +76,7 @@ class Runs:
         text: Callable[[dict[str, Any]], str],
     ) -> tuple[str, ...]:
         if not figures:
-            return (label, beside, NOT_RUN, "", "", "", "")
+            return not_run(label, beside)
         trained = self.read(stage, "metrics.json")["train"]
         return (
             label,
