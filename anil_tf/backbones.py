@@ -16,7 +16,7 @@ import keras
 
 from anil_tf import applications
 from anil_tf.hints import did_you_mean
-from anil_tf.normalization import BatchNormalization
+from anil_tf.normalization import NormalizedConvolution
 
 Shape = tuple[int, int, int]
 
@@ -29,15 +29,6 @@ def _pixels(input_shape: Shape, invert: bool) -> tuple[keras.KerasTensor, keras.
     image = keras.Input(input_shape, name="image")
     scale, offset = (-1 / 255, 1.0) if invert else (1 / 255, 0.0)
     return image, keras.layers.Rescaling(scale, offset, name="pixels")(image)
-
-
-def _convolution(x: keras.KerasTensor, filters: int, name: str, **kwargs: int) -> keras.KerasTensor:
-    kernel_size = kwargs.pop("kernel_size", 3)
-    # No bias: the normalisation that follows has its own.
-    x = keras.layers.Conv2D(
-        filters, kernel_size, padding="same", use_bias=False, name=f"{name}_conv", **kwargs
-    )(x)
-    return BatchNormalization(momentum=0.95, epsilon=1e-3, name=f"{name}_norm")(x)
 
 
 def _features(
@@ -76,8 +67,7 @@ def conv4(
     """
     image, x = _pixels(input_shape, invert)
     for block in range(1, blocks + 1):
-        x = _convolution(x, filters, f"block{block}")
-        x = keras.layers.MaxPooling2D(name=f"block{block}_pool")(x)
+        x = NormalizedConvolution(filters, pool=True, name=f"block{block}_conv")(x)
         if block < blocks or not cosine:
             x = keras.layers.ReLU(name=f"block{block}_relu")(x)
     return keras.Model(image, _features(x, pooling, cosine), name="conv4")
@@ -111,7 +101,7 @@ def conv4_strided(
     """
     image, x = _pixels(input_shape, invert)
     for block in range(1, blocks + 1):
-        x = _convolution(x, filters, f"block{block}", strides=2)
+        x = NormalizedConvolution(filters, strides=2, name=f"block{block}_conv")(x)
         if block < blocks or not cosine:
             x = keras.layers.ReLU(name=f"block{block}_relu")(x)
     return keras.Model(image, _features(x, pooling, cosine, length), name="conv4_strided")
@@ -142,9 +132,9 @@ def resnet12(
     image, x = _pixels(input_shape, invert)
     for block, widening in enumerate((1, 2.5, 5, 10), start=1):
         width, name = int(widening * filters), f"block{block}"
-        shortcut = _convolution(x, width, f"{name}_shortcut", kernel_size=1)
+        shortcut = NormalizedConvolution(width, kernel_size=1, name=f"{name}_shortcut")(x)
         for layer in (1, 2, 3):
-            x = _convolution(x, width, f"{name}_{layer}")
+            x = NormalizedConvolution(width, name=f"{name}_{layer}")(x)
             if layer == 3:
                 x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
             if (block, layer) != (4, 3) or not cosine:

@@ -1,6 +1,7 @@
-"""Batch normalisation that uses TensorFlow's fused kernel in training."""
+"""Batch normalisation that is fast in training: fused, or folded into the convolution before it."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,11 +45,103 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         # The kernel returns the unbiased variance; Keras keeps the biased one.
         count = tf.cast(tf.size(inputs) / tf.shape(inputs)[-1], tf.float32)
-        variance *= (count - 1.0) / count
+        self.update_averages(mean, variance * (count - 1.0) / count)
+        return outputs
+
+    def update_averages(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
+        """Moves the moving averages towards the moments `[C]` of a batch."""
         for average, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             batch = tf.cast(batch, average.dtype)
             average.assign(average * self.momentum + batch * (1.0 - self.momentum))
-        return outputs
+
+
+@keras.saving.register_keras_serializable(package="anil_tf")
+class NormalizedConvolution(keras.layers.Layer):
+    """Convolution without bias, batch norm and, if asked, 2x2 max-pooling: `[B, H, W, C]` to maps.
+
+    Where the kernel sees few numbers, as on grey images, training never normalises a map. A map is
+    linear in the patches `p` under the kernel `K`, so its moments follow from theirs: the mean is
+    `K' mean(p)`, the variance `diag(K' cov(p) K)`. The scale then goes into the kernel, and the
+    offset is added after the pooling, to a quarter of the values: the same function and the same
+    gradients, without the passes over the largest map of the network.
+
+    Args:
+        filters: Of the convolution.
+        kernel_size: Its height and width.
+        strides: Its strides, both ways.
+        pool: Whether max-pooling follows.
+        **kwargs: As of every Keras layer.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int = 3,
+        strides: int = 1,
+        pool: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        # No bias: the normalisation that follows has its own.
+        self.conv = keras.layers.Conv2D(
+            filters,
+            kernel_size,
+            strides,
+            "same",
+            use_bias=False,
+            name="conv",
+            dtype=self.dtype_policy,
+        )
+        self.norm = BatchNormalization(
+            momentum=0.95, epsilon=1e-3, name="norm", dtype=self.dtype_policy
+        )
+        self.pool = keras.layers.MaxPooling2D(name="pool") if pool else None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Builds the kernel and the normalisation."""
+        self.conv.build(input_shape)
+        self.norm.build(self.conv.compute_output_shape(input_shape))
+        # Patches cost as much as a map of so many filters.
+        patch = math.prod(self.conv.kernel.shape[:3])
+        self._folds = 3 * patch <= self.conv.filters and self.compute_dtype == "float32"
+
+    def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Maps `[B, H', W', filters]`; updates the moving averages in training."""
+        alone = self.norm.trainable and not self.norm.synchronized
+        if self._folds and training is True and alone:
+            return self._call_folded(images)
+        maps = self.norm(self.conv(images), training=training)
+        return maps if self.pool is None else self.pool(maps)
+
+    def _call_folded(self, images: tf.Tensor) -> tf.Tensor:
+        *window, filters = self.conv.kernel.shape
+        size = math.prod(window)
+        # The convolution with the unit kernels lays the patches out; it is quicker than extracting.
+        units = tf.reshape(tf.eye(size), [*window, size])
+        patches = tf.nn.conv2d(images, units, self.conv.strides, "SAME")
+        mean = tf.reduce_mean(tf.reduce_mean(patches, axis=[1, 2]), axis=0)
+        rows = tf.reshape(patches, [-1, size])
+        covariance = tf.matmul(rows - mean, rows, transpose_a=True)
+        covariance /= tf.cast(tf.shape(rows)[0], tf.float32)
+
+        kernel = tf.reshape(self.conv.kernel, [size, filters])
+        map_mean = tf.linalg.matvec(kernel, mean, transpose_a=True)
+        map_variance = tf.reduce_sum(kernel * tf.matmul(covariance, kernel), axis=0)
+        self.norm.update_averages(map_mean, map_variance)
+        scale = self.norm.gamma * tf.math.rsqrt(map_variance + self.norm.epsilon)
+        maps = tf.nn.conv2d(patches, tf.reshape(kernel * scale, [1, 1, size, filters]), 1, "SAME")
+        maps = maps if self.pool is None else self.pool(maps)
+        return tf.nn.bias_add(maps, self.norm.beta - scale * map_mean)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "filters": self.conv.filters,
+            "kernel_size": self.conv.kernel_size[0],
+            "strides": self.conv.strides[0],
+            "pool": self.pool is not None,
+        }
 
 
 @contextlib.contextmanager

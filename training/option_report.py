@@ -16,10 +16,11 @@ CHANGES = {
     BASE: ("the recipe `omniglot-20way-1shot`", ""),
     "per-class": ("a column of its own for each class", "model.head_init=per_class"),
     "fixed-rate": ("the inner rate is not learned", "model.learn_inner_lr=false"),
-    "five-steps": ("five inner steps", "model.inner_steps=5"),
+    # Of 5, 10, 20, 40 and 80 the best rate of five steps on validation classes after 400 steps.
+    "five-steps": ("five inner steps", "model.inner_steps=5 model.inner_lr=20"),
     "rate-a-step": (
         "five inner steps, a learned rate for each",
-        "model.inner_steps=5 model.learn_inner_lr=per_step",
+        "model.inner_steps=5 model.inner_lr=20 model.learn_inner_lr=per_step",
     ),
     "constant-rate": ("the outer rate stays", "training.schedule=constant"),
     "free-length": (

@@ -44,10 +44,10 @@ class Ours:
         size, channels, ways = (int(data[name]) for name in ("size", "channels", "ways"))
         backbone = backbones.conv4((size, size, channels), filters=int(data["filters"]))
         for block in range(BLOCKS):
-            backbone.get_layer(f"block{block + 1}_conv").kernel.assign(data[f"conv{block}"])
-            norm = backbone.get_layer(f"block{block + 1}_norm")
-            norm.gamma.assign(data[f"gamma{block}"])
-            norm.beta.assign(data[f"beta{block}"])
+            layer = backbone.get_layer(f"block{block + 1}_conv")
+            layer.conv.kernel.assign(data[f"conv{block}"])
+            layer.norm.gamma.assign(data[f"gamma{block}"])
+            layer.norm.beta.assign(data[f"beta{block}"])
         images = {name: tf.constant(data[name]) for name in ("support_x", "query_x")}
         if way == "floor":
             head = keras.layers.Dense(ways)

@@ -119,27 +119,51 @@ def test_varying_episodes_are_traced_once(sampler):
     assert len(traces) == once
 
 
-def test_conv4_has_the_gradients_of_the_network_as_it_is_usually_written():
-    fast = backbones.conv4((12, 12, 2), filters=8, blocks=BLOCKS)
-    image = keras.Input((12, 12, 2))
+def usual_conv4(shape: tuple[int, int, int], filters: int) -> keras.Model:
+    """As it is usually written: every operation a layer of Keras, ReLU before the pooling."""
+    image = keras.Input(shape)
     x = keras.layers.Rescaling(1 / 255)(image)
     for _ in range(BLOCKS):
-        x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(x)
+        x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
         x = keras.layers.BatchNormalization(momentum=0.95, epsilon=1e-3)(x)
         x = keras.layers.MaxPooling2D()(keras.layers.ReLU()(x))
-    usual = keras.Model(image, keras.layers.Flatten()(x))
-    usual.set_weights(fast.get_weights())
+    return keras.Model(image, keras.layers.Flatten()(x))
+
+
+# Of two channels the first block normalises its maps, of one it folds the norm into the kernel.
+@pytest.mark.parametrize(("channels", "filters"), [(2, 8), (1, 32)])
+@pytest.mark.parametrize("training", [True, False])
+def test_conv4_is_the_network_as_it_is_usually_written(channels, filters, training):
+    shape = (12, 12, channels)
+    fast, usual = (
+        backbones.conv4(shape, filters=filters, blocks=BLOCKS),
+        usual_conv4(shape, filters),
+    )
     rng = np.random.default_rng(0)
-    images = tf.constant(rng.integers(0, 256, (10, 12, 12, 2)), tf.uint8)
+    weights = [rng.uniform(0.2, 1, value.shape) * 0.3 for value in fast.get_weights()]
+    images = tf.constant(rng.integers(0, 256, (10, *shape)), tf.uint8)
     direction = tf.constant(rng.normal(size=(10, fast.output_shape[-1])), tf.float32)
     results = []
     for network in (fast, usual):
+        network.set_weights(weights)
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(direction * network(images, training=True))
-        results.append([loss, *tape.gradient(loss, network.trainable_weights)])
+            loss = tf.reduce_sum(direction * network(images, training=training))
+        gradients = tape.gradient(loss, network.trainable_weights)
+        results.append([loss, *gradients, *map(tf.constant, network.get_weights())])
     for ours, expected in zip(*results, strict=True):
         scale = float(tf.reduce_max(tf.abs(expected)))
         np.testing.assert_allclose(ours, expected, atol=1e-5 * scale)
+
+
+def test_the_largest_map_of_grey_images_is_never_normalised(sampler):
+    backbone = backbones.conv4((8, 8, 1), filters=32, blocks=BLOCKS)
+    model = ANIL(backbone, ways=3, inner_steps=3)
+    model.compile(keras.optimizers.Adam(0.01))
+    batch = next(iter(sampler.dataset(1, tasks=2)))
+    model.train_on_batch(*batch)
+    counts = kinds(operations(model.train_step, batch))
+    for kernel in ("FusedBatchNormV3", "FusedBatchNormGradV3"):
+        assert counts[kernel] == BLOCKS - 1, kernel
 
 
 @pytest.mark.parametrize("device", ["CPU", "GPU"])
