@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from anil_tf import losses
-from anil_tf.distribution import DistributedFit
+from anil_tf.distribution import DistributedFit, forgetting_gradients
 from anil_tf.heads import FLOATS, HeadInit, KerasHead, LinearHead, map_tasks
 from anil_tf.inner_loop import Tensors, adapt_linear, tape_loop
 from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
@@ -331,7 +331,8 @@ class ANIL(DistributedFit):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._build_for(x)
         gradients, loss, before, y_pred = self.outer_gradients(x, y, sample_weight)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        with forgetting_gradients():
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
         return self._update_metrics(x, y, before, y_pred, loss, sample_weight)
 
     def outer_gradients(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, ...]:

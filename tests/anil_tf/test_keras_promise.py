@@ -1,5 +1,7 @@
 """What Keras users take for granted of a model, each promise a test."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -165,6 +167,21 @@ def test_mixed_precision_learns_and_adapts_in_float32(sampler, policy):
     assert history["loss"][-1] < 0.9 * history["loss"][0]
     assert features.dtype == tf.float32
     assert model.head.kernel.dtype == "float32"
+
+
+def test_a_model_that_is_gone_leaves_no_graph_behind(sampler):
+    def train_one():
+        fit(make_model(), sampler, 2)
+        keras.backend.clear_session()
+        gc.collect()
+
+    def graphs() -> int:
+        return sum(type(thing).__name__ == "FuncGraph" for thing in gc.get_objects())
+
+    train_one()
+    before = graphs()
+    train_one()
+    assert graphs() == before
 
 
 def test_compute_loss_of_a_subclass_and_loss_of_compile_are_honoured(sampler):
