@@ -210,9 +210,10 @@ class Recipe(_Table):
                 "averages of its own: use model.norm=support (inductive) or model.norm=task "
                 "(transductive, as in the paper). Received: model.norm=batch"
             )
-        if self.algorithm in ("multitask", "multiclass") and self.model.head_init == "shared":
+        fixed_head = self.algorithm in ("multitask", "multiclass", "boil")
+        if fixed_head and self.model.head_init == "shared" and self.data.source != "sinusoid":
             raise ValueError(
-                f"algorithm = '{self.algorithm}' trains a head that tells classes apart: use "
+                f"algorithm = '{self.algorithm}' needs a head that tells classes apart: use "
                 "model.head_init=per_class. Received: model.head_init=shared"
             )
         if self.data.source == "sinusoid" and self.algorithm not in ("anil", "maml", "boil"):

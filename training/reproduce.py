@@ -82,7 +82,14 @@ _PAPER_STAGES = (
         "multitask-1shot", _ONE, ("algorithm=multitask", "model.head_init=per_class"), 6000, 0.045
     ),
     Stage("nil-1shot", _ONE, ("algorithm=nil",), 6000, 0.055),
-    Stage("boil-1shot", _ONE, ("algorithm=boil",), 3000, 0.3, analysed=True),
+    Stage(
+        "boil-1shot",
+        _ONE,
+        ("algorithm=boil", "model.head_init=per_class"),
+        3000,
+        0.3,
+        analysed=True,
+    ),
     Stage("first-order-1shot", _ONE, ("algorithm=maml", "model.first_order=true"), 6000, 0.11),
     Stage("anil-5shot", _FIVE, ("algorithm=anil",), 2000, 0.11),
     Stage("maml-5shot", _FIVE, ("algorithm=maml",), 2000, 0.9),

@@ -110,6 +110,7 @@ def test_a_bundle_is_tested_without_head_and_inner_loop_as_its_run(tree, tmp_pat
     [
         (["algorithm=maml", "model.norm=batch"], "use model.norm=support .*Received: model.norm=b"),
         (["algorithm=multiclass", "model.head_init=shared"], "use model.head_init=per_class"),
+        (["algorithm=boil", "model.head_init=shared"], "use model.head_init=per_class"),
         (["algorithm=nil", "data.source=sinusoid"], "regressed.*Received: algorithm=nil"),
         (["algorithm=protonet"], "algorithm"),
     ],
