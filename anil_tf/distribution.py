@@ -14,7 +14,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.python.framework.ops import gradient_registry
 
 
 class DistributedFit(keras.Model):
@@ -113,21 +112,6 @@ class DistributedFit(keras.Model):
                 )
                 break
         super()._maybe_symbolic_build(data_batch=data_batch)
-
-
-@contextlib.contextmanager
-def forgetting_gradients() -> Iterator[None]:
-    """Within it TensorFlow keeps no gradient function of what is traced; for the outer update.
-
-    Every Keras optimizer calls `all_reduce`, whose gradient TensorFlow registers for each trace and
-    never gives up, and the whole traced step with it: 5 to 10 MB a model trained. Nobody
-    differentiates through the outer update, so the entry can go.
-    """
-    functions = gradient_registry._registry
-    known = set(functions)
-    yield
-    for name in set(functions) - known:
-        functions.pop(name, None)  # replicas are traced side by side
 
 
 def in_cluster(strategy: tf.distribute.Strategy) -> bool:

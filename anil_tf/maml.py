@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from anil_tf.inner_loop import tape_loop
 from anil_tf.losses import mean_over_rows
-from anil_tf.model import ANIL, Answers, Norm
+from anil_tf.model import ANIL, Norm
+from anil_tf.outer_loop import Answers
 
 
 class Weights(NamedTuple):

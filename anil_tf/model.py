@@ -10,20 +10,18 @@ import keras
 import tensorflow as tf
 
 from anil_tf import losses
-from anil_tf.distribution import DistributedFit, forgetting_gradients
 from anil_tf.heads import FLOATS, HeadInit, KerasHead, LinearHead, map_tasks
 from anil_tf.inner_loop import Tensors, adapt_linear, tape_loop
 from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
 from anil_tf.normalization import keeping_statistics
+from anil_tf.outer_loop import Answers, OuterLoop
 
 InnerLoop = Literal["auto", "tape", "gram"]
 Norm = Literal["batch", "support", "task"]
-# Logits before and after adaptation; the first is left out of training where it costs a pass.
-Answers = tuple[Any, tf.Tensor]
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")
-class ANIL(DistributedFit):
+class ANIL(OuterLoop):
     """Almost No Inner Loop (Raghu et al., ICLR 2020, https://arxiv.org/abs/1909.09157).
 
     Meta-learns a backbone and a head. The inner loop adapts **only the head** to a task's support
@@ -142,11 +140,6 @@ class ANIL(DistributedFit):
             images = keras.KerasTensor((None, *input_shape["support_x"][2:]))
             self._build_head(self.backbone(images).shape)  # a call builds any Keras model
         self.built = True
-
-    def _build_for(self, inputs: dict[str, tf.Tensor]) -> None:
-        # `fit` and `evaluate` call the model's parts, which build nothing by themselves.
-        if not self.built:
-            self.build({name: tuple(value.shape) for name, value in inputs.items()})
 
     def _build_head(self, features_shape: tuple[int | None, ...]) -> None:
         if len(features_shape) != 2 or features_shape[-1] is None:
@@ -311,58 +304,6 @@ class ANIL(DistributedFit):
     def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """Logits `[T, Q, ways]` of the queries after adapting to each task's support set."""
         return self.answer(inputs, training)[1]
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> tf.Tensor:
-        """The loss given to `compile`, else the inner loop's, averaged over the queries."""
-        if self.loss is not None:
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
-        loss = self._query_loss(y, y_pred, sample_weight)
-        return tf.add_n([loss, *map(self._aggregate_additional_loss, self.losses)])
-
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One outer step: an outer tape around the inner loop of every task of the batch."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self._build_for(x)
-        gradients, loss, before, y_pred = self.outer_gradients(x, y, sample_weight)
-        with forgetting_gradients():
-            self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
-        return self._update_metrics(x, y, before, y_pred, loss, sample_weight)
-
-    def outer_gradients(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, ...]:
-        """Gradients of the (scaled) loss by the trainable weights; loss; `answer`'s logits."""
-        with tf.GradientTape() as tape:
-            before, y_pred = self.answer(x, training=True)
-            loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
-            scaled_loss = self.optimizer.scale_loss(loss)
-        return tape.gradient(scaled_loss, self.trainable_weights), loss, before, y_pred
-
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Loss and metrics of a batch of tasks, before and after adaptation."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self._build_for(x)
-        before, y_pred = self.answer(x, training=False)
-        loss = self._compute_loss(x, y, y_pred, sample_weight, training=False)
-        return self._update_metrics(x, y, before, y_pred, loss, sample_weight)
-
-    def _update_metrics(
-        self, x: Any, y: Any, before: Any, after: tf.Tensor, loss: tf.Tensor, weight: Any
-    ) -> dict[str, tf.Tensor]:
-        # Keras divides the loss by the replicas so that gradients add up; the report is the mean.
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self._loss_tracker.update_state(loss * replicas, sample_weight=tf.shape(after)[0])
-        if before is not None:
-            self._before.update_state(y, before, weight)
-        figures = self.compute_metrics(x, y, after, sample_weight=weight)
-        if before is None:
-            del figures[self._before.name]
-        return figures
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""

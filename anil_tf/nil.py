@@ -6,7 +6,8 @@ import keras
 import tensorflow as tf
 
 from anil_tf.heads import map_tasks
-from anil_tf.model import ANIL, Answers
+from anil_tf.model import ANIL
+from anil_tf.outer_loop import Answers
 
 
 def cosine_scores(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, ways: int) -> tf.Tensor:
