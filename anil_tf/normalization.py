@@ -101,14 +101,18 @@ class NormalizedConvolution(keras.layers.Layer):
         """Builds the kernel and the normalisation."""
         self.conv.build(input_shape)
         self.norm.build(self.conv.compute_output_shape(input_shape))
-        # Patches cost as much as a map of so many filters.
-        patch = math.prod(self.conv.kernel.shape[:3])
-        self._folds = 3 * patch <= self.conv.filters and self.compute_dtype == "float32"
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Maps `[B, H', W', filters]`; updates the moving averages in training."""
-        alone = self.norm.trainable and not self.norm.synchronized
-        if self._folds and training is True and alone:
+        foldable = (
+            training is True
+            and self.norm.trainable
+            and not self.norm.synchronized
+            and self.compute_dtype == "float32"
+            # Patches cost what a map of as many filters does, and are to be far the smaller.
+            and 3 * math.prod(self.conv.kernel.shape[:-1]) <= self.conv.filters
+        )
+        if foldable:
             return self._call_folded(images)
         maps = self.norm(self.conv(images), training=training)
         return maps if self.pool is None else self.pool(maps)

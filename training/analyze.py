@@ -88,8 +88,8 @@ def analyze(
 def list_blocks(backbone: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     """The layers of each block, in order; a block's name is what its layers' names begin with.
 
-    `block1_conv` and `block1_relu` make up `block1`. Layers before the first and
-    after the last block that has weights belong to none.
+    `block1_conv` and `block1_relu` make up `block1`. Layers before the first and after the last
+    block that has weights belong to none.
 
     Raises:
         ValueError: The backbone has no graph of layers, or none with weights.

@@ -71,25 +71,15 @@ class Study:
 
 
 _ONE, _FIVE = "paper-omniglot-20way-1shot", "paper-omniglot-20way-5shot"
+_PER_CLASS = "model.head_init=per_class"
 _PAPER_STAGES = (
     Stage("maml-1shot", _ONE, ("algorithm=maml",), 6000, 0.3, analysed=True),
     Stage("anil-1shot", _ONE, ("algorithm=anil",), 6000, 0.055, analysed=True),
     Stage("random-1shot", _ONE, ("algorithm=anil",), 0, 0.0),
-    Stage(
-        "multiclass-1shot", _ONE, ("algorithm=multiclass", "model.head_init=per_class"), 6000, 0.055
-    ),
-    Stage(
-        "multitask-1shot", _ONE, ("algorithm=multitask", "model.head_init=per_class"), 6000, 0.045
-    ),
+    Stage("multiclass-1shot", _ONE, ("algorithm=multiclass", _PER_CLASS), 6000, 0.055),
+    Stage("multitask-1shot", _ONE, ("algorithm=multitask", _PER_CLASS), 6000, 0.045),
     Stage("nil-1shot", _ONE, ("algorithm=nil",), 6000, 0.055),
-    Stage(
-        "boil-1shot",
-        _ONE,
-        ("algorithm=boil", "model.head_init=per_class"),
-        3000,
-        0.3,
-        analysed=True,
-    ),
+    Stage("boil-1shot", _ONE, ("algorithm=boil", _PER_CLASS), 3000, 0.3, analysed=True),
     Stage("first-order-1shot", _ONE, ("algorithm=maml", "model.first_order=true"), 6000, 0.11),
     Stage("anil-5shot", _FIVE, ("algorithm=anil",), 2000, 0.11),
     Stage("maml-5shot", _FIVE, ("algorithm=maml",), 2000, 0.9),

@@ -21,8 +21,8 @@ def sampler() -> EpisodeSampler:
     return EpisodeSampler(classes, ways=3, shots=1, queries=2)
 
 
-def make_model(**options) -> ANIL:
-    backbone = backbones.conv4((8, 8, 1), filters=4, blocks=BLOCKS)
+def make_model(filters=4, **options) -> ANIL:
+    backbone = backbones.conv4((8, 8, 1), filters=filters, blocks=BLOCKS)
     model = ANIL(backbone, ways=3, inner_steps=3, **options)
     model.compile(keras.optimizers.Adam(0.01), metrics=[EpisodeAccuracy()])
     return model
@@ -35,6 +35,12 @@ def operations(function, *arguments) -> list[tf.Operation]:
     return [operation for each in (graph, *inner) for operation in each.get_operations()]
 
 
+def step_operations(model: ANIL, sampler: EpisodeSampler) -> list[tf.Operation]:
+    batch = next(iter(sampler.dataset(1, tasks=2)))
+    model.train_on_batch(*batch)  # makes the optimizer's variables
+    return operations(model.train_step, batch)
+
+
 def kinds(all_operations) -> dict[str, int]:
     names = [operation.type for operation in all_operations]
     return {name: names.count(name) for name in set(names)}
@@ -42,10 +48,7 @@ def kinds(all_operations) -> dict[str, int]:
 
 @pytest.mark.parametrize(("norm", "passes"), [("batch", 1), ("task", 2 * 2)])
 def test_a_training_step_runs_each_kernel_once_a_block_and_pass(sampler, norm, passes):
-    model = make_model(norm=norm)
-    batch = next(iter(sampler.dataset(1, tasks=2)))
-    model.train_on_batch(*batch)  # makes the optimizer's variables
-    counts = kinds(operations(model.train_step, batch))
+    counts = kinds(step_operations(make_model(norm=norm), sampler))
     for kernel in ("Conv2D", "FusedBatchNormV3", "FusedBatchNormGradV3", "MaxPool", "MaxPoolGrad"):
         assert counts[kernel] == passes * BLOCKS, kernel
     assert counts["Conv2DBackpropFilter"] == passes * BLOCKS
@@ -53,12 +56,9 @@ def test_a_training_step_runs_each_kernel_once_a_block_and_pass(sampler, norm, p
 
 
 def test_relu_and_its_gradient_run_on_pooled_maps(sampler):
-    model = make_model()
-    batch = next(iter(sampler.dataset(1, tasks=2)))
-    model.train_on_batch(*batch)
     sides = sorted(
         operation.outputs[0].shape[1]
-        for operation in operations(model.train_step, batch)
+        for operation in step_operations(make_model(), sampler)
         if operation.type in ("Relu", "ReluGrad")
     )
     assert sides == [2, 2, 4, 4]
@@ -135,10 +135,8 @@ def usual_conv4(shape: tuple[int, int, int], filters: int) -> keras.Model:
 @pytest.mark.parametrize("training", [True, False])
 def test_conv4_is_the_network_as_it_is_usually_written(channels, filters, training):
     shape = (12, 12, channels)
-    fast, usual = (
-        backbones.conv4(shape, filters=filters, blocks=BLOCKS),
-        usual_conv4(shape, filters),
-    )
+    fast = backbones.conv4(shape, filters=filters, blocks=BLOCKS)
+    usual = usual_conv4(shape, filters)
     rng = np.random.default_rng(0)
     weights = [rng.uniform(0.2, 1, value.shape) * 0.3 for value in fast.get_weights()]
     images = tf.constant(rng.integers(0, 256, (10, *shape)), tf.uint8)
@@ -156,12 +154,7 @@ def test_conv4_is_the_network_as_it_is_usually_written(channels, filters, traini
 
 
 def test_the_largest_map_of_grey_images_is_never_normalised(sampler):
-    backbone = backbones.conv4((8, 8, 1), filters=32, blocks=BLOCKS)
-    model = ANIL(backbone, ways=3, inner_steps=3)
-    model.compile(keras.optimizers.Adam(0.01))
-    batch = next(iter(sampler.dataset(1, tasks=2)))
-    model.train_on_batch(*batch)
-    counts = kinds(operations(model.train_step, batch))
+    counts = kinds(step_operations(make_model(filters=32), sampler))
     for kernel in ("FusedBatchNormV3", "FusedBatchNormGradV3"):
         assert counts[kernel] == BLOCKS - 1, kernel
 
