@@ -111,7 +111,7 @@ def plot(figures: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     _, axes = pyplot.subplots(2, len(SIZES), figsize=(3 * len(SIZES), 5.5), sharey="row")
     for column, (name, values) in enumerate(SIZES.items()):
@@ -123,6 +123,10 @@ def plot(figures: dict[str, Any], path: Path) -> None:
                 heights = [scale * point[what] for point in figures[name][form]]
                 axis.plot(values, heights, marker="o", label=form)
             axis.set(xscale="log", yscale="log", xlabel=name)
+            axis.set_xticks(values, map(str, values))
+            axis.minorticks_off()
+            axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
             axis.grid(alpha=0.3)
             if column == 0:
                 axis.set_ylabel(label)

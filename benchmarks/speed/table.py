@@ -30,6 +30,7 @@ def ratio(rows: Rows, slow: str, quick: str, what: str) -> str:
 def markdown(result: dict[str, Any]) -> str:
     """A table of all implementations of one workload, and the ratios that matter."""
     rows: Rows = {row["name"]: row for row in result["implementations"]}
+    pair: Rows = {row["name"]: row for row in result["against_maml"]}
     images = result["images"]
     lines = [
         f"**{result['workload']}**: {WORKLOADS[result['workload']].describe()}",
@@ -37,7 +38,7 @@ def markdown(result: dict[str, Any]) -> str:
         "| implementation | norm | images/s, median | best | step, ms | adapt and predict, ms |",
         "|---|---|---|---|---|---|",
     ]
-    for name, row in rows.items():
+    for name, row in [*rows.items(), *((f"{name}, as a pair", pair[name]) for name in pair)]:
         if "train" not in row:
             lines.append(f"| {name} | {row['norm']} | not timed: its gradient differs | | | |")
             continue
@@ -54,11 +55,12 @@ def markdown(result: dict[str, Any]) -> str:
         other = fastest(rows, peer, "train", "median", learning)
         if other:
             lines.append(f"- best of ours over {other}: {ratio(rows, other, ours, 'train')}")
-    same = {
-        "ANIL's step over plain training": ("ours anil-batch", "ours floor", "train"),
-        "MAML's step over ANIL's": ("ours maml-task", "ours anil-task", "train"),
-        "MAML's adapting and predicting over ANIL's": ("ours maml-task", "ours anil-task", "adapt"),
-        "the same with one query": ("ours maml-task", "ours anil-task", "learn"),
-    }
-    lines += [f"- {text}: {ratio(rows, *names)}" for text, names in same.items()]
+    floor = ratio(rows, "ours anil-batch", "ours floor", "train")
+    lines.append(f"- ANIL's step over plain training: {floor}")
+    for text, what in (
+        ("MAML's step over ANIL's", "train"),
+        ("MAML's adapting and predicting over ANIL's", "adapt"),
+        ("the same with one query", "learn"),
+    ):
+        lines.append(f"- {text}: {ratio(pair, 'ours maml-task', 'ours anil-task', what)}")
     return "\n".join(lines)
