@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from anil_tf.heads import LinearHead
 from anil_tf.inner_loop import tape_loop
-from anil_tf.losses import mean_over_rows
+from anil_tf.losses import mean_over_rows, mean_squared_error
 from anil_tf.model import ANIL, Norm
 from anil_tf.outer_loop import Answers
 
@@ -161,6 +162,19 @@ class BOIL(MAML):
 
     The opposite of `ANIL`: the backbone adapts to each task and the head stays. Arguments as of
     `MAML`.
+
+    Raises:
+        ValueError: As of `MAML`; `head_init="shared"` in a classification, whose scores are the
+            same for all classes as long as the head stays.
     """
 
     adapts_head = False
+
+    def __init__(self, backbone: keras.Model, ways: int = 5, **kwargs: Any) -> None:
+        super().__init__(backbone, ways, **kwargs)
+        classifies = self.row_loss is not mean_squared_error
+        if classifies and self.head_init == "shared" and isinstance(self.head, LinearHead):
+            raise ValueError(
+                "BOIL's head stays, and a shared one tells no classes apart: use "
+                "head_init='per_class'. Received: head_init='shared'"
+            )

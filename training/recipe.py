@@ -142,6 +142,7 @@ class Training(_Table):
         shots: Support images a class.
         queries: Query images a class.
         tasks: Episodes of a meta-batch.
+        distortion: Of each training image, see `anil_tf.EpisodeSampler`; none by default.
         steps: Outer steps in all; none for random features.
         learning_rate: The initial outer rate.
         schedule: Whether it falls to zero along a cosine (Loshchilov & Hutter 2017) or stays.
@@ -156,6 +157,7 @@ class Training(_Table):
     shots: Count = 1
     queries: Count = 5
     tasks: Count = 4
+    distortion: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     steps: Annotated[int, Field(ge=0, le=2**40)] = 10_000
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"

@@ -30,10 +30,20 @@ def make_sampler(
         ValueError: The classes are too few or have too few images.
     """
     seed = seed * len(_STREAMS) + _STREAMS[split]
+    trains = split == "train" and isinstance(episodes, Training)
+    distortion = episodes.distortion if trains else 0.0
     if classes is None:
         return SinusoidSampler(episodes.shots, episodes.queries, seed)
     try:
-        return kind(classes, episodes.ways, episodes.shots, episodes.queries, seed, data.rotations)
+        return kind(
+            classes,
+            episodes.ways,
+            episodes.shots,
+            episodes.queries,
+            seed,
+            data.rotations,
+            distortion,
+        )
     except ValueError as error:
         table = "training" if isinstance(episodes, Training) else "evaluation"
         raise ValueError(

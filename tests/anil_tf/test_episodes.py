@@ -147,6 +147,48 @@ def test_rotation_of_oblong_images_is_refused():
         EpisodeSampler(classes, 2, 1, 1, rotations=True)
 
 
+def test_distortion_adds_an_affine_function_of_its_own_to_the_coordinates_of_each_image():
+    """Of ramps, which it leaves ramps: a straight line through the pixels says where they went."""
+    width, height, slope = 21, 31, 40.0
+    y, x = np.mgrid[:height, :width]
+    x, y = 2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1
+    ramps = np.stack([100 + slope * x, 100 + slope * y])[..., np.newaxis]  # along x; along y
+    classes = ClassImages.from_arrays(
+        np.repeat(ramps, 8, axis=0).astype(np.uint8), np.repeat([0, 1], 8)
+    )
+    sampler = EpisodeSampler(classes, ways=2, shots=3, queries=5, distortion=0.2)
+    inside = (np.abs(x) < 0.5) & (np.abs(y) < 0.5)
+    basis = np.stack([x[inside], y[inside], np.ones(inside.sum())], axis=1)
+    found = []
+    for index in range(10):
+        episode = sampler.episode(index)
+        for part, rows in (("support_x", 3), ("query_x", 5)):
+            for number, image in enumerate(episode[part]):
+                values = image[inside, 0].astype(float) + 0.5  # bytes were cut off
+                line, *_ = np.linalg.lstsq(basis, values, rcond=None)
+                assert np.abs(basis @ line - values).max() < 1.5
+                axis = episode["classes"][number // rows]
+                found.append((line - [0, 0, 100]) / slope - np.eye(3)[axis])
+    changes = np.array(found)
+    assert np.abs(changes).max() < 0.2 * 1.15
+    assert np.all(changes.max(axis=0) > 0.1) and np.all(changes.min(axis=0) < -0.1)
+    assert len(np.unique(changes.round(3), axis=0)) == len(changes)
+    again = EpisodeSampler(classes, ways=2, shots=3, queries=5, distortion=0.2)
+    np.testing.assert_array_equal(again.episode(3)["query_x"], sampler.episode(3)["query_x"])
+
+
+def test_distortion_changes_neither_which_images_are_drawn_nor_their_labels(sampler):
+    distorted = EpisodeSampler(sampler.data, 3, 1, 3, seed=1, distortion=0.1)
+    for name in ("classes", "support_y", "query_y"):
+        np.testing.assert_array_equal(distorted.episode(4)[name], sampler.episode(4)[name])
+
+
+@pytest.mark.parametrize("distortion", [-0.1, 0.6, float("nan")])
+def test_a_distortion_out_of_range_is_refused(distortion):
+    with pytest.raises(ValueError, match="distortion is from 0 to 0.5. Received"):
+        EpisodeSampler(make_classes([5] * 3), 2, 1, 1, distortion=distortion)
+
+
 def test_sine_waves_are_sine_waves_of_the_published_ranges():
     sampler = SinusoidSampler(shots=40, queries=40)
     for index in range(20):

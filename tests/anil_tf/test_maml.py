@@ -199,8 +199,13 @@ def test_first_order_maml_takes_other_gradients_of_the_same_loss():
     [
         ({"norm": "batch"}, "BOIL adapts the backbone.*norm='support'.*Received: norm='batch'"),
         ({"inner_loop": "gram"}, "'gram' adapts a head alone: BOIL needs 'tape'"),
+        ({"head_init": "shared"}, "use head_init='per_class'. Received: head_init='shared'"),
     ],
 )
 def test_what_cannot_adapt_a_backbone_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(BOIL, **options)
+
+
+def test_a_regressions_shared_head_may_stay():
+    assert make(BOIL, head_init="shared", loss="mse").head_init == "shared"

@@ -159,6 +159,19 @@ def test_a_data_set_that_is_too_small_writes_nothing(tree, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_only_what_is_trained_on_is_distorted(tree):
+    recipe = small_recipe("training.distortion=0.2")
+    classes = recipe.data.load(("train",), tree)["train"]
+    drawn = {image.tobytes() for image in classes.images}
+    for episodes, split, distorted in (
+        (recipe.training, "train", True),
+        (recipe.training, "val", False),
+        (recipe.evaluation, "train", False),
+    ):
+        images = make_sampler(recipe.data, classes, episodes, 0, split).episode(0)["query_x"]
+        assert all((image.tobytes() not in drawn) == distorted for image in images)
+
+
 def test_evaluation_agrees_with_keras_on_the_same_episodes(run, tree):
     model = keras.saving.load_model(run / "model.keras")
     recipe = small_recipe()
@@ -237,21 +250,31 @@ def test_training_learns_to_adapt_to_its_classes(tree, tmp_path):
     assert figures["accuracy"] - figures["ci95"] > 0.7
 
 
-def test_photographs_of_a_users_own_folder_train(shared_data, tmp_path):
-    """The recipe of the groceries, on a small tree made of them."""
+@pytest.fixture(scope="module")
+def photographs(shared_data, tmp_path_factory) -> dict[str, list[Path]]:
+    """Twenty 84x84 JPEG files of each of 16 groceries, by class. Not to be changed."""
     archive = shared_data / "grocery84.zip"
     if not archive.is_file():
         pytest.skip(f"no {archive.name} among the shared data")
+    root = tmp_path_factory.mktemp("photographs")
     files: dict[str, list[str]] = {}
-    with zipfile.ZipFile(archive) as photographs:
-        for name in photographs.namelist():
-            if name.endswith((".jpg", ".jpeg", ".png")):
+    with zipfile.ZipFile(archive) as content:
+        for name in sorted(content.namelist()):
+            if name.endswith(".jpg"):
                 files.setdefault(Path(name).parent.name, []).append(name)
-        for group in sorted(files)[:9]:
-            for name in sorted(files[group])[:5]:
-                path = tmp_path / "photographs" / group / Path(name).name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(photographs.read(name))
+        return {
+            group: [Path(content.extract(name, root)) for name in names[:20]]
+            for group, names in sorted(files.items())[:16]
+        }
+
+
+def test_photographs_of_a_users_own_folder_train(photographs, tmp_path):
+    """The recipe of the groceries, on one folder a class."""
+    for group in sorted(photographs)[:9]:
+        folder = tmp_path / "photographs" / group
+        folder.mkdir(parents=True)
+        for path in photographs[group][:5]:
+            shutil.copy(path, folder)
     settings = (
         "data.split_sizes=[3, 3, 3]", "model.backbone.filters=4", "training.ways=3",
         "training.shots=2", "training.queries=2", "training.steps=4", "training.tasks=2",
@@ -264,6 +287,26 @@ def test_photographs_of_a_users_own_folder_train(shared_data, tmp_path):
     assert figures["accuracy_before_adaptation"] == pytest.approx(1 / 3)
     with np.load(tmp_path / "run" / "examples.npz", allow_pickle=False) as examples:
         assert examples["image"].shape[1:] == (84, 84, 3)
+
+
+def test_mini_imagenets_folders_train_with_its_own_episodes(photographs, tmp_path):
+    """Folders train, val and test as those of mini-ImageNet; 5 ways, 5 shots and 15 queries."""
+    data, groups = tmp_path / "mini-imagenet", sorted(photographs)
+    splits = {"train": groups[:6], "val": groups[6:11], "test": groups[11:]}
+    for split, names in splits.items():
+        for name in names:
+            shutil.copytree(photographs[name][0].parent, data / split / name)
+    few = (
+        "model.backbone.filters=4", "training.steps=2", "training.tasks=1",
+        "training.validation_episodes=1", "evaluation.episodes=3",
+    )  # fmt: skip
+    recipe = read_recipe("mini-imagenet-5way-5shot", few)
+    training.train(recipe, tmp_path / "run", data)
+    figures = evaluate_path(tmp_path / "run", data)
+    assert (figures["ways"], figures["shots"], figures["queries"]) == (5, 5, 15)
+    assert figures["accuracy_before_adaptation"] == pytest.approx(1 / 5)
+    for split, names in splits.items():
+        assert list(recipe.data.load((split,), data)[split].names) == names
 
 
 def test_a_picture_marks_right_and_wrong_answers(tmp_path):
