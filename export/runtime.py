@@ -11,10 +11,7 @@ import numpy as np
 
 from anil_tf.export import layout
 from anil_tf.export.manifest import Manifest, read_manifest
-from anil_tf.export.signatures import Signature, bind, compare, declare
-
-# A request's own sizes: beyond them memory or time would be taken for what nobody needs.
-LIMITS = {"ways": (1, 2**16), "steps": (0, 2**17)}
+from anil_tf.export.signatures import LIMITS, Signature, bind, compare, declare
 
 
 class Adaptation(NamedTuple):

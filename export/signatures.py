@@ -10,6 +10,9 @@ import numpy as np
 NO_CLASS_LABEL = -1
 NO_CLASS_BIAS = -1e30
 
+# A request's own numbers: beyond them memory or time would be taken for what nobody needs.
+LIMITS = {"ways": (1, 2**16), "steps": (0, 2**17)}
+
 
 class Tensor(NamedTuple):
     """A NumPy dtype name, and axes: a number is a fixed size, a name a size that varies."""

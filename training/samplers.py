@@ -30,8 +30,9 @@ def make_sampler(
         ValueError: The classes are too few or have too few images.
     """
     seed = seed * len(_STREAMS) + _STREAMS[split]
-    trains = split == "train" and isinstance(episodes, Training)
-    distortion = episodes.distortion if trains else 0.0
+    distortion = 0.0
+    if split == "train" and isinstance(episodes, Training):
+        distortion = episodes.distortion
     if classes is None:
         return SinusoidSampler(episodes.shots, episodes.queries, seed)
     try:

@@ -4,7 +4,9 @@
 
 Hypothesis makes the inputs: valid files with bytes changed, cut and repeated, and well-formed ones
 with values that are wrong. A reader answers or raises `ValueError` or `OSError`, within 5 seconds,
-and opens no file for writing outside the scratch folder (an audit hook watches `open`).
+and opens no file for writing outside the scratch folder (an audit hook watches `open`). Requests go
+to a bundle in ONNX Runtime, and over gRPC and REST to a server of its SavedModel, TensorFlow
+Serving where it is installed, which answers or refuses each and goes on.
 """
 
 import argparse
@@ -12,10 +14,13 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -32,6 +37,9 @@ from PIL import Image
 SECONDS = 5
 REFUSALS = (ValueError, OSError)
 READ_ONLY_MODES = {None, "r", "rb"}
+# What a server says of a request that does not fit, by gRPC status and by that of HTTP.
+REFUSED = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION"}
+REFUSED_HTTP = {400, 404, 412}
 
 
 class Watch:
@@ -98,7 +106,9 @@ def damaged(valid: list[bytes]) -> st.SearchStrategy[bytes]:
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
-    st.sampled_from(["../x", "/etc/passwd", "a\0b", "ns:name", "hf:a/b", 2**63, -1, 0, 1e400]),
+    st.sampled_from(
+        ["../x", "/etc/passwd", "a\0b", "ns:name", "hf:a/b", 2**63, 2**31 - 1, -1, 0, 1e400]
+    ),
 )  # fmt: skip
 values = st.recursive(
     scalars,
@@ -152,6 +162,23 @@ arrays = st.builds(
 )
 
 
+numbers = st.builds(np.int32, st.one_of(st.integers(-1, 9), st.integers(-(2**31), 2**31 - 1)))
+
+
+def requests_of(
+    inputs: dict[str, dict[str, st.SearchStrategy]],
+) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
+    """A signature's name and inputs, each from its own strategy."""
+    return st.sampled_from(sorted(inputs)).flatmap(
+        lambda name: st.tuples(st.just(name), st.fixed_dictionaries(inputs[name]))
+    )
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """In the byte order of this machine, as TensorFlow wants what it sends."""
+    return array.astype(array.dtype.newbyteorder("="))
+
+
 def to_npz(members: dict[str, np.ndarray]) -> bytes:
     """An archive of arrays."""
     file = io.BytesIO()
@@ -159,9 +186,80 @@ def to_npz(members: dict[str, np.ndarray]) -> bytes:
     return file.getvalue()
 
 
-def campaigns(
-    scratch: Path, bundle: Path, watch: Watch
-) -> dict[str, tuple[st.SearchStrategy, Callable[[Any], None]]]:
+Campaigns = dict[str, tuple[st.SearchStrategy, Callable[[Any], None]]]
+
+
+def serving_campaigns(bundle: Path, urls: dict[str, str], watch: Watch) -> Campaigns:
+    """Requests over the wire: bodies over REST, tensors over gRPC."""
+    from anil_tf.export.client import connect
+    from anil_tf.export.manifest import read_manifest
+    from anil_tf.export.serving import served_name
+    from anil_tf.export.signatures import declare
+    from anil_tf.export.transport import ServingError
+
+    transport = connect(urls["grpc"], SECONDS)
+    manifest = read_manifest(bundle)
+    signatures = declare(manifest.image_shape, manifest.image_dtype, manifest.feature_size)
+    model = served_name(manifest.name)
+    sizes = {"features": manifest.feature_size, "ways": 2, "rows": 2, "batch": 1}
+    valid = {
+        name: {
+            key: np.ones([sizes.get(axis, axis) for axis in tensor.axes], tensor.dtype)
+            for key, tensor in signature.inputs.items()
+        }
+        for name, signature in signatures.items()
+    }
+    bodies = [
+        {"signature_name": name, "inputs": {key: value.tolist() for key, value in inputs.items()}}
+        for name, inputs in valid.items()
+    ]
+    tensors = {
+        name: {
+            key: st.one_of(st.just(value), numbers, arrays.map(native))
+            for key, value in inputs.items()
+        }
+        for name, inputs in valid.items()
+    }
+
+    def rest_reader(body: bytes) -> None:
+        def ask() -> None:
+            request = urllib.request.Request(f"{urls['http']}/v1/models/{model}:predict", body)
+            try:
+                urllib.request.urlopen(request, timeout=SECONDS).read()
+            except urllib.error.HTTPError as error:
+                if error.code not in REFUSED_HTTP:
+                    raise RuntimeError(f"{error.code}: {error.read()[:1000]!r}") from error
+                raise ValueError("refused") from error
+
+        watch("REST", ask)
+
+    def grpc_reader(request: tuple[str, dict[str, np.ndarray]]) -> None:
+        def ask() -> None:
+            name, inputs = request
+            try:
+                transport.call(model, name, inputs, signatures[name])
+            except ServingError as error:
+                if error.code not in REFUSED:
+                    raise RuntimeError(str(error)) from error
+                raise ValueError("refused") from error
+
+        watch("gRPC", ask)
+
+    return {
+        "REST": (
+            st.one_of(
+                damaged([json.dumps(body).encode() for body in bodies]),
+                st.sampled_from(bodies)
+                .flatmap(with_wrong_values)
+                .map(lambda body: json.dumps(body).encode()),
+            ),
+            rest_reader,
+        ),
+        "gRPC": (requests_of(tensors), grpc_reader),
+    }
+
+
+def campaigns(scratch: Path, bundle: Path, watch: Watch) -> Campaigns:
     """What is read, by which inputs, and how."""
     from anil_tf.datasets.folder import list_classes, read_classes
     from anil_tf.export.head import read_head
@@ -194,8 +292,7 @@ def campaigns(
         Image.fromarray(pixels).save(file, format)
         pictures.append(file.getvalue())
     plain = json.loads((bundle / "manifest.json").read_text())
-    folder = scratch / "bundle"
-    folder.mkdir()
+    folder = Path(shutil.copytree(bundle, scratch / "bundle"))
     (scratch / "classes" / "one").mkdir(parents=True)
 
     def recipe_reader(content: bytes) -> None:
@@ -219,12 +316,11 @@ def campaigns(
         signature, inputs = request
         watch("request", lambda: runtime.run(signature, **inputs))
 
-    names = {name: list(runtime.signatures[name].inputs) for name in runtime.signatures}
-    requests = st.sampled_from(sorted(names)).flatmap(
-        lambda name: st.tuples(
-            st.just(name),
-            st.fixed_dictionaries({key: st.one_of(arrays, values) for key in names[name]}),
-        )
+    requests = requests_of(
+        {
+            name: dict.fromkeys(signature.inputs, st.one_of(arrays, values))
+            for name, signature in runtime.signatures.items()
+        }
     )
     return {
         "recipe": (
@@ -247,8 +343,16 @@ def campaigns(
     }
 
 
-def fuzz(bundle: Path, examples: int, only: list[str] | None = None) -> dict[str, Any]:
+def fuzz(
+    bundle: Path, urls: dict[str, str], examples: int, only: list[str] | None = None
+) -> dict[str, Any]:
     """Runs every campaign; the counts.
+
+    Args:
+        bundle: With ONNX and SavedModel.
+        urls: Of a server that has it, by protocol.
+        examples: Inputs of each campaign.
+        only: The campaigns to run; all by default.
 
     Raises:
         Exception: Whatever a reader raised that is no refusal.
@@ -260,7 +364,8 @@ def fuzz(bundle: Path, examples: int, only: list[str] | None = None) -> dict[str
     with tempfile.TemporaryDirectory() as name:
         watch = Watch(Path(name))
         signal.signal(signal.SIGALRM, hang)
-        for what, (strategy, reader) in campaigns(Path(name), bundle, watch).items():
+        every = campaigns(Path(name), bundle, watch) | serving_campaigns(bundle, urls, watch)
+        for what, (strategy, reader) in every.items():
             if only and what not in only:
                 continue
             settings = hypothesis.settings(
@@ -289,12 +394,16 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from anil_tf.export.bundle import export_bundle
+    from anil_tf.export.serving import served_name
     from tests.export.conftest import make_run
+    from tests.export.serving.server import serve_bundle
 
     with tempfile.TemporaryDirectory() as scratch:
         bundle = Path(scratch) / "bundle"
-        export_bundle(make_run(Path(scratch) / "run"), bundle, ["onnx"])
-        print(json.dumps(fuzz(bundle, arguments.examples, arguments.only)))
+        manifest = export_bundle(make_run(Path(scratch) / "run"), bundle, ["onnx", "saved_model"])
+        with serve_bundle(served_name(manifest.name), bundle) as (what, urls):
+            print(f"Requests go to {what}")
+            print(json.dumps(fuzz(bundle, urls, arguments.examples, arguments.only)))
 
 
 if __name__ == "__main__":

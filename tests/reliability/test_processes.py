@@ -6,7 +6,7 @@ import pytest
 
 from tests.reliability.kills import kill_and_resume
 from tests.reliability.small import make_classes, run, same_run, train_command
-from tests.reliability.workers import largest_difference, lose_a_worker
+from tests.reliability.workers import largest_difference, lose_a_worker, mirrored
 
 SETTINGS = ["training.steps=40", "training.checkpoint_every=8", "model.head_init=per_class"]
 
@@ -39,3 +39,12 @@ def test_two_workers_train_as_one_and_a_lost_one_ends_the_other(data, undisturbe
     assert largest_difference(undisturbed, tmp_path / "run") < 1e-5
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["train"]["steps"] == 40
+
+
+@pytest.mark.slow
+def test_two_logical_devices_train_as_one(data, undisturbed, tmp_path):
+    finished = run(mirrored(train_command(data, tmp_path / "run", *SETTINGS)))
+    assert finished.returncode == 0, finished.stderr
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["devices"] == ["/device:CPU:0", "/device:CPU:1"]
+    assert largest_difference(undisturbed, tmp_path / "run") < 1e-5

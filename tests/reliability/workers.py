@@ -1,14 +1,16 @@
-"""Two workers on loopback against one: the same weights? How fast? What if one is killed?
+"""Two workers or two devices against one: the same weights? How fast? What if one is killed?
 
     python -m tests.reliability.workers --steps 50
 
-Runs `anil train` with `--strategy none`, then two processes with `--strategy multiworker`, then two
-of which one is killed mid-run and both started again with `--resume`.
+Runs `anil train` with `--strategy none`, with `--strategy mirrored` on two logical devices, then
+two processes on loopback with `--strategy multiworker`, then two of which one is killed mid-run and
+both started again with `--resume`.
 """
 
 import argparse
 import json
 import socket
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +19,22 @@ from typing import Any
 import numpy as np
 
 from tests.reliability.small import make_classes, read_run, run, start, train_command
+
+# `python -m anil_tf` where TensorFlow takes the processor for two devices.
+TWO_DEVICES = """
+import tensorflow as tf
+processor = tf.config.list_physical_devices("CPU")[0]
+halves = [tf.config.LogicalDeviceConfiguration(), tf.config.LogicalDeviceConfiguration()]
+tf.config.set_logical_device_configuration(processor, halves)
+from anil_tf.cli import main
+main()
+"""
+
+
+def mirrored(command: list[str]) -> list[str]:
+    """The command, of `train_command`, on two logical devices."""
+    words = command[command.index("anil_tf") + 1 :]
+    return [sys.executable, "-c", TWO_DEVICES, *words, "--strategy", "mirrored"]
 
 
 def cluster(command: list[str], workers: int = 2) -> list[Any]:
@@ -90,9 +108,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         data = make_classes(root / "data")
-        finished = run(train_command(data, root / "one", *settings))
-        if finished.returncode:
-            raise RuntimeError(finished.stderr)
+        for words in (
+            train_command(data, root / "one", *settings),
+            mirrored(train_command(data, root / "mirrored", *settings)),
+        ):
+            finished = run(words)
+            if finished.returncode:
+                raise RuntimeError(finished.stderr)
         command = train_command(
             data, root / "two", *settings, options=["--strategy", "multiworker"]
         )
@@ -102,7 +124,9 @@ def main() -> None:
         lost = lose_a_worker(data, root / "lost", settings)
         figures = {
             "steps": arguments.steps,
-            "largest_difference": largest_difference(root / "one", root / "two"),
+            "largest_difference": {
+                name: largest_difference(root / "one", root / name) for name in ("two", "mirrored")
+            },
             "images_per_second": {name: throughput(root / name) for name in ("one", "two")},
             "lost": {**lost, "difference": largest_difference(root / "two", root / "lost")},
         }

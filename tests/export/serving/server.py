@@ -49,9 +49,10 @@ class Servable:
     def signature(self, model: str, name: str):
         if model != self.name:
             raise Refused("NOT_FOUND", f"Servable not found for request: Latest({model})")
-        if (name or "serving_default") not in self._signatures:
+        name = name or "serving_default"
+        if not isinstance(name, str) or name not in self._signatures:
             raise Refused("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
-        return self._signatures[name or "serving_default"]
+        return self._signatures[name]
 
     def run(self, definition, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if set(inputs) != set(definition.inputs):

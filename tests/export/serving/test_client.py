@@ -113,6 +113,17 @@ MALFORMED = {
     "kernel size": ("predict", {"features": FEATURES, **HEAD, "kernel": np.eye(5, dtype="f4")}),
     "label count": ("adapt", {**ADAPT, "labels": np.zeros(3, np.int32)}),
     "missing": ("predict", {"features": FEATURES, "bias": HEAD["bias"]}),
+    # What would take all of the server's time or memory.
+    "endless steps": ("adapt", {**ADAPT, "steps": np.int32(2**31 - 1)}),
+    "endless classes": ("initial_head", {"ways": np.int32(2**31 - 1)}),
+    "endless label": (
+        "adapt_and_predict",
+        {
+            "support_image": np.zeros((2, 28, 28, 1), np.uint8),
+            "support_labels": np.array([0, 2**31 - 1], np.int32),
+            "query_image": np.zeros((1, 28, 28, 1), np.uint8),
+        },
+    ),
 }
 
 
