@@ -1,5 +1,7 @@
 """The ONNX files of a bundle, one a function, each also in ONNX Runtime's own format."""
 
+import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import tf2onnx
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -141,12 +144,17 @@ def _save_as_ort(path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(path.with_suffix(".ort"))
     options.add_session_config_entry("session.save_model_format", "ORT")
-    onnxruntime.InferenceSession(
-        str(path),
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=["NchwcTransformer"],  # its layouts are those of one processor
-    )
+    try:
+        onnxruntime.InferenceSession(
+            str(path),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["NchwcTransformer"],  # its layouts are those of one processor
+        )
+    except Fail as error:  # its word for a disk that is full, among others
+        if shutil.disk_usage(path.parent).free > path.stat().st_size:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def _select_to_where(context: Any, node: Any, name: str, arguments: Any) -> None:

@@ -1,6 +1,9 @@
-"""Small versions of the scripts beside: a kill, a lost worker. See `docs/reliability.md`."""
+"""What a run survives: a kill, a lost worker, a full disk. See `docs/reliability.md`."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +51,54 @@ def test_two_logical_devices_train_as_one(data, undisturbed, tmp_path):
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["devices"] == ["/device:CPU:0", "/device:CPU:1"]
     assert largest_difference(undisturbed, tmp_path / "run") < 1e-5
+
+
+# A command on a disk that it fills, and again on the same disk made larger. What each leaves is
+# copied: the disk goes with the namespace that it is mounted in.
+FILL = """
+disk=$1 copies=$2 small=$3; shift 3
+mount -t tmpfs none "$disk" || exit
+for size in "$small" 50m; do
+  mount -o remount,size="$size" "$disk" || exit
+  "$@"; echo "status $?"
+  cp -r "$disk" "$copies/$size"
+done
+"""
+
+
+def fill(command: list[str], disk: Path, copies: Path, size: str) -> str:
+    """What both runs print; the copies are `copies/SIZE` and `copies/50m`."""
+    namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+    try:
+        subprocess.run([*namespace, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no namespaces here in which a small disk could be mounted")
+    for folder in (disk, copies):
+        folder.mkdir()
+    finished = run([*namespace, "sh", "-c", FILL, "sh", str(disk), str(copies), size, *command])
+    return finished.stdout + finished.stderr
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_training_and_room_on_it_lets_it_go_on(data, undisturbed, tmp_path):
+    disk, copies = tmp_path / "disk", tmp_path / "copies"
+    command = train_command(data, disk / "run", *SETTINGS, options=["--resume"])
+    output = fill(command, disk, copies, "160k")
+    assert "status 2" in output and "status 0" in output, output
+    (error,) = [line for line in output.splitlines() if line.startswith("Error: ")]
+    assert "No space left on device" in error and str(disk / "run") in error
+    names = [path.name for path in (copies / "160k" / "run" / "checkpoints").iterdir()]
+    assert names and all(name.endswith(".keras") and name[0] != "." for name in names)
+    assert same_run(undisturbed, copies / "50m" / "run")
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_an_export_and_leaves_nothing_of_it(undisturbed, tmp_path):
+    disk, copies = tmp_path / "disk", tmp_path / "copies"
+    export = [sys.executable, "-m", "anil_tf", "export", str(undisturbed)]
+    output = fill([*export, "--output", str(disk / "bundle")], disk, copies, "160k")
+    assert "status 2" in output and "status 0" in output, output
+    (error,) = [line for line in output.splitlines() if line.startswith("Error: ")]
+    assert "No space left on device" in error and str(disk) in error
+    assert not list((copies / "160k").iterdir())
+    assert (copies / "50m" / "bundle" / "manifest.json").is_file()
