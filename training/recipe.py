@@ -124,7 +124,7 @@ class Model(_Table):
 
     backbone: Backbone
     head_init: Literal["per_class", "shared"] = "per_class"
-    inner_steps: Annotated[int, Field(ge=0, le=2**20)] = 5
+    inner_steps: Annotated[int, Field(ge=0, le=2**14)] = 5
     inner_lr: Annotated[float, Field(gt=0)] = 0.1
     learn_inner_lr: bool | Literal["per_step"] = False
     first_order: bool = False
