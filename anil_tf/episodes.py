@@ -65,8 +65,8 @@ class EpisodeSampler(_Sampler):
             an episode are distinct, so that no two of its classes are turns of each other.
         distortion: Move the points of each image by an affine map of its own: to the coordinates
             (-1 to 1 across the image) is added a random affine function of them with coefficients
-            of at most so much. 0.15 turns, shears, scales and shifts about as much as Koch et al.
-            (2015) did Omniglot. For training.
+            of at most so much. 0.15 is up to 9 degrees, 15 % of the size and 7 % of the width.
+            For training; affine maps made new drawings of Omniglot in Koch et al. (2015), too.
 
     Raises:
         ValueError: Too few classes, too few images in one (it is named), rotation of images that
