@@ -343,14 +343,11 @@ def campaigns(scratch: Path, bundle: Path, watch: Watch) -> Campaigns:
     }
 
 
-def fuzz(
-    bundle: Path, urls: dict[str, str], examples: int, only: list[str] | None = None
-) -> dict[str, Any]:
+def fuzz(bundle: Path, examples: int, only: list[str] | None = None) -> dict[str, Any]:
     """Runs every campaign; the counts.
 
     Args:
-        bundle: With ONNX and SavedModel.
-        urls: Of a server that has it, by protocol.
+        bundle: With ONNX, and a SavedModel to be served.
         examples: Inputs of each campaign.
         only: The campaigns to run; all by default.
 
@@ -361,7 +358,13 @@ def fuzz(
     def hang(number: int, frame: FrameType | None) -> None:
         raise SystemError(f"no answer within {SECONDS} seconds")
 
-    with tempfile.TemporaryDirectory() as name:
+    from anil_tf.export.manifest import read_manifest
+    from anil_tf.export.serving import served_name
+    from tests.export.serving.server import serve_bundle
+
+    served = serve_bundle(served_name(read_manifest(bundle).name), bundle)
+    with tempfile.TemporaryDirectory() as name, served as (server, urls):
+        print(f"Requests go to {server}")
         watch = Watch(Path(name))
         signal.signal(signal.SIGALRM, hang)
         every = campaigns(Path(name), bundle, watch) | serving_campaigns(bundle, urls, watch)
@@ -394,16 +397,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from anil_tf.export.bundle import export_bundle
-    from anil_tf.export.serving import served_name
     from tests.export.conftest import make_run
-    from tests.export.serving.server import serve_bundle
 
     with tempfile.TemporaryDirectory() as scratch:
         bundle = Path(scratch) / "bundle"
-        manifest = export_bundle(make_run(Path(scratch) / "run"), bundle, ["onnx", "saved_model"])
-        with serve_bundle(served_name(manifest.name), bundle) as (what, urls):
-            print(f"Requests go to {what}")
-            print(json.dumps(fuzz(bundle, urls, arguments.examples, arguments.only)))
+        export_bundle(make_run(Path(scratch) / "run"), bundle, ["onnx", "saved_model"])
+        print(json.dumps(fuzz(bundle, arguments.examples, arguments.only)))
 
 
 if __name__ == "__main__":
