@@ -218,8 +218,7 @@ def _distort(images: tf.Tensor, seed: tf.Tensor, largest: float) -> tf.Tensor:
     """Each image of `[N, S, H, W, C]` under an affine map of its own; see `EpisodeSampler`."""
     height, width = images.shape[2:4]
     flat = tf.reshape(images, [-1, *images.shape[2:]])
-    change = tf.random.stateless_uniform([images.shape[0] * images.shape[1], 2, 3], seed)
-    change = largest * (2 * change - 1)
+    change = tf.random.stateless_uniform([flat.shape[0], 2, 3], seed, -largest, largest)
     size = tf.constant([[width], [height]], tf.float32)
     centre = (size - 1) / 2
     # Where the pixel (x, y) of the new image lies in the old one: x' = a x + b y + c, y' alike.

@@ -15,6 +15,7 @@ from pydantic import Field
 from anil_tf.datasets.images import ClassImages, Shape
 from anil_tf.datasets.load import load_folder, load_tfds
 from anil_tf.datasets.splits import SplitRule
+from anil_tf.export.signatures import LIMITS
 from anil_tf.files import replacing
 from anil_tf.hints import did_you_mean
 from anil_tf.untrusted import read_toml
@@ -124,7 +125,7 @@ class Model(_Table):
 
     backbone: Backbone
     head_init: Literal["per_class", "shared"] = "per_class"
-    inner_steps: Annotated[int, Field(ge=0, le=2**14)] = 5
+    inner_steps: Annotated[int, Field(ge=0, le=LIMITS["steps"][1])] = 5
     inner_lr: Annotated[float, Field(gt=0)] = 0.1
     learn_inner_lr: bool | Literal["per_step"] = False
     first_order: bool = False

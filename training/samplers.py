@@ -30,9 +30,6 @@ def make_sampler(
         ValueError: The classes are too few or have too few images.
     """
     seed = seed * len(_STREAMS) + _STREAMS[split]
-    distortion = 0.0
-    if split == "train" and isinstance(episodes, Training):
-        distortion = episodes.distortion
     if classes is None:
         return SinusoidSampler(episodes.shots, episodes.queries, seed)
     try:
@@ -43,7 +40,7 @@ def make_sampler(
             episodes.queries,
             seed,
             data.rotations,
-            distortion,
+            episodes.distortion if isinstance(episodes, Training) and split == "train" else 0.0,
         )
     except ValueError as error:
         table = "training" if isinstance(episodes, Training) else "evaluation"

@@ -46,7 +46,8 @@ def serve(make: Callable[[str, dict[str, Any]], Implementation]) -> None:
     """Answers the requests `{"call": name, "count": n}` until the input ends.
 
     Between requests the memory goes back to the machine, for all implementations of a workload
-    wait at once. So the first of what is counted finds memory and caches cold, and is left out.
+    wait at once. So the first of what is counted finds memory and caches cold, or still compiles,
+    and is left out.
     """
     import numpy as np
 

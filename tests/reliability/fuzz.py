@@ -189,25 +189,17 @@ def to_npz(members: dict[str, np.ndarray]) -> bytes:
 Campaigns = dict[str, tuple[st.SearchStrategy, Callable[[Any], None]]]
 
 
-def serving_campaigns(bundle: Path, urls: dict[str, str], watch: Watch) -> Campaigns:
-    """Requests over the wire: bodies over REST, tensors over gRPC."""
-    from anil_tf.export.client import connect
-    from anil_tf.export.manifest import read_manifest
-    from anil_tf.export.serving import served_name
-    from anil_tf.export.signatures import declare
+def serving_campaigns(client: Any, rest: str, watch: Watch) -> Campaigns:
+    """Requests over the wire: tensors over gRPC, by the client's transport; bodies over REST."""
     from anil_tf.export.transport import ServingError
 
-    transport = connect(urls["grpc"], SECONDS)
-    manifest = read_manifest(bundle)
-    signatures = declare(manifest.image_shape, manifest.image_dtype, manifest.feature_size)
-    model = served_name(manifest.name)
-    sizes = {"features": manifest.feature_size, "ways": 2, "rows": 2, "batch": 1}
+    sizes = {"features": client.manifest.feature_size, "ways": 2, "rows": 2, "batch": 1}
     valid = {
         name: {
             key: np.ones([sizes.get(axis, axis) for axis in tensor.axes], tensor.dtype)
             for key, tensor in signature.inputs.items()
         }
-        for name, signature in signatures.items()
+        for name, signature in client.signatures.items()
     }
     bodies = [
         {"signature_name": name, "inputs": {key: value.tolist() for key, value in inputs.items()}}
@@ -223,7 +215,7 @@ def serving_campaigns(bundle: Path, urls: dict[str, str], watch: Watch) -> Campa
 
     def rest_reader(body: bytes) -> None:
         def ask() -> None:
-            request = urllib.request.Request(f"{urls['http']}/v1/models/{model}:predict", body)
+            request = urllib.request.Request(f"{rest}/v1/models/{client.model}:predict", body)
             try:
                 urllib.request.urlopen(request, timeout=SECONDS).read()
             except urllib.error.HTTPError as error:
@@ -237,7 +229,7 @@ def serving_campaigns(bundle: Path, urls: dict[str, str], watch: Watch) -> Campa
         def ask() -> None:
             name, inputs = request
             try:
-                transport.call(model, name, inputs, signatures[name])
+                client.transport.call(client.model, name, inputs, client.signatures[name])
             except ServingError as error:
                 if error.code not in REFUSED:
                     raise RuntimeError(str(error)) from error
@@ -358,16 +350,22 @@ def fuzz(bundle: Path, examples: int, only: list[str] | None = None) -> dict[str
     def hang(number: int, frame: FrameType | None) -> None:
         raise SystemError(f"no answer within {SECONDS} seconds")
 
+    from anil_tf.export.client import FewShotClient
     from anil_tf.export.manifest import read_manifest
     from anil_tf.export.serving import served_name
     from tests.export.serving.server import serve_bundle
 
-    served = serve_bundle(served_name(read_manifest(bundle).name), bundle)
-    with tempfile.TemporaryDirectory() as name, served as (server, urls):
+    manifest = read_manifest(bundle)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        serve_bundle(served_name(manifest.name), bundle) as (server, urls),
+        FewShotClient(urls["grpc"], manifest, timeout=SECONDS) as client,
+    ):
         print(f"Requests go to {server}")
         watch = Watch(Path(name))
         signal.signal(signal.SIGALRM, hang)
-        every = campaigns(Path(name), bundle, watch) | serving_campaigns(bundle, urls, watch)
+        every = campaigns(Path(name), bundle, watch)
+        every |= serving_campaigns(client, urls["http"], watch)
         for what, (strategy, reader) in every.items():
             if only and what not in only:
                 continue
