@@ -6,6 +6,7 @@ its line of help stand here, so that `anil --help` needs neither Keras nor Tenso
 
 import errno
 import importlib
+import warnings
 from typing import Any
 
 import click
@@ -80,7 +81,9 @@ class CommandLine(click.Group):
             UserError: the command raised one of those.
         """
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
@@ -93,6 +96,11 @@ class CommandLine(click.Group):
             if isinstance(error, ModuleNotFoundError):
                 raise
             raise UserError(describe(error)) from error
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    """Shows a warning in one line, without the place in the code that raised it."""
+    click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
 
 
 def describe(error: Exception) -> str:

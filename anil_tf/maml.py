@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from anil_tf.heads import LinearHead
 from anil_tf.inner_loop import tape_loop
-from anil_tf.losses import mean_over_rows, mean_squared_error
+from anil_tf.losses import mean_squared_error, task_loss
 from anil_tf.model import ANIL, Norm
 from anil_tf.outer_loop import Answers
 
@@ -74,7 +74,7 @@ def adapt_task(
     def support_loss(adapted: Sequence[tf.Tensor]) -> tf.Tensor:
         weights = merge(adapted)
         features, _ = model.run_backbone(support, weights.body)
-        return mean_over_rows(model.row_loss, labels, apply_head(model, weights.head, features))
+        return task_loss(model.row_loss, labels, apply_head(model, weights.head, features))
 
     adapted = tape_loop(
         support_loss,

@@ -199,9 +199,7 @@ class ANIL(OuterLoop):
             tf.tile(value[tf.newaxis], [tasks] + [1] * value.shape.rank) for value in initial
         ]
         adapted = tape_loop(
-            lambda head: losses.mean_over_rows(
-                self.row_loss, labels, self.head.apply(head, support)
-            ),
+            lambda head: losses.task_loss(self.row_loss, labels, self.head.apply(head, support)),
             parameters,
             learning_rate,
             steps,

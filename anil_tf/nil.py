@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from anil_tf.heads import map_tasks
+from anil_tf.losses import row_weights
 from anil_tf.model import ANIL
 from anil_tf.outer_loop import Answers
 
@@ -14,7 +15,9 @@ def cosine_scores(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, ways:
     """Scores of a head without parameters (Raghu et al. 2020, section 5).
 
     The score of a class is the sum over the support set of the cosine to each of its features x,
-    weighted by their one-hot labels:  s_n = sum_m [y_m = n] cos(q, x_m).
+    weighted by their one-hot labels:  s_n = sum_m v_m [y_m = n] cos(q, x_m). The paper has v_m = 1.
+    Here v_m = M / (P n) for a row of a class with n of the M rows, P classes having rows: the same
+    where classes have equally many rows, and no advantage for a class that has more.
 
     Args:
         support: Features `[..., M, D]`.
@@ -27,7 +30,10 @@ def cosine_scores(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, ways:
     """
     unit_support, unit_query = (tf.math.l2_normalize(rows, axis=-1) for rows in (support, query))
     cosines = tf.matmul(unit_query, unit_support, transpose_b=True)
-    return tf.matmul(cosines, tf.one_hot(labels, ways, dtype=cosines.dtype))
+    weights = row_weights(labels, ways, cosines.dtype)
+    weights *= tf.reduce_sum(tf.sign(weights), axis=-1, keepdims=True)
+    one_hot = tf.one_hot(labels, ways, dtype=cosines.dtype)
+    return tf.matmul(cosines, weights[..., tf.newaxis] * one_hot)
 
 
 def answer_by_cosines(

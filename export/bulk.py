@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from anil_tf.export.gram import Adaptations, adapt_tasks
@@ -42,6 +43,7 @@ TILE_TASKS = 256  # of so many the matrices stay in a core's cache
 TILE_BYTES = 2**27
 IMAGES = 64  # a call of the backbone
 HEADS, ERRORS, SETTINGS = "heads", "errors", "run.json"
+DOUBTS = (b"rose", b"incomplete")  # counts in a file of heads, as `Done` has them
 
 
 class Job(NamedTuple):
@@ -54,10 +56,19 @@ class Job(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A finished chunk: how many tasks have a head, and how many an error."""
+    """A finished chunk.
+
+    Attributes:
+        heads: Number of tasks that have a head.
+        errors: Number of tasks that have none.
+        rose: Number of heads whose support loss rose.
+        incomplete: Number of heads with a class that has no row.
+    """
 
     heads: int
     errors: int
+    rose: int = 0
+    incomplete: int = 0
 
 
 def prepare(
@@ -135,10 +146,11 @@ def find_done(job: Job, chunk: Chunk) -> Done | None:
     output = Path(job.output)
     try:
         # Written in the other order, so where there are heads, there are errors.
-        heads = pq.read_metadata(output / HEADS / chunk.part).num_rows
+        heads = pq.read_metadata(output / HEADS / chunk.part)
     except FileNotFoundError:
         return None
-    return Done(heads, pq.read_metadata(output / ERRORS / chunk.part).num_rows)
+    errors = pq.read_metadata(output / ERRORS / chunk.part).num_rows
+    return Done(heads.num_rows, errors, *(int(heads.metadata.get(name, 0)) for name in DOUBTS))
 
 
 def fit_chunk(job: Job, chunk: Chunk) -> Done:
@@ -170,7 +182,7 @@ def _fit_chunk(job: Job, chunk: Chunk, runtime: OnnxRuntime) -> Done:
         ]
     )
     error_schema = pa.schema([ids, ("reason", pa.string())])
-    output = Path(job.output)
+    output, doubts = Path(job.output), np.zeros(len(DOUBTS), int)
     with (
         _Part(output / HEADS / chunk.part, head_schema) as heads,
         _Part(output / ERRORS / chunk.part, error_schema) as errors,
@@ -179,12 +191,16 @@ def _fit_chunk(job: Job, chunk: Chunk, runtime: OnnxRuntime) -> Done:
             for tasks, refused in read_chunk(chunk, tasks_file, runtime.manifest):
                 table, failed = _fit(tasks, runtime, job)
                 if table.num_rows:
-                    heads.write(table.cast(head_schema))
+                    rose = pc.greater(table["final_loss"], table["initial_loss"])
+                    incomplete = pc.less(table["classes_used"], pc.list_value_length(table["bias"]))
+                    doubts += [pc.sum(rose).as_py(), pc.sum(incomplete).as_py()]
+                    heads.write(table.drop_columns("classes_used").cast(head_schema))
                 for bad, reasons in (refused, failed):
                     errors.write(pa.table([bad, pa.array(reasons, pa.string())], error_schema))
         except (pa.ArrowInvalid, ValueError) as error:
             raise ValueError(f"{chunk.file}, group {chunk.start}: {error}") from error
-    return Done(heads.rows, errors.rows)
+        heads.describe(dict(zip(DOUBTS, map(str, doubts), strict=True)))
+    return Done(heads.rows, errors.rows, *doubts.tolist())
 
 
 class _Part:
@@ -207,6 +223,10 @@ class _Part:
         """Append rows."""
         self.rows += table.num_rows
         self._writer.write_table(table)
+
+    def describe(self, metadata: dict[bytes, str]) -> None:
+        """Add to the metadata of the file."""
+        self._writer.add_key_value_metadata(metadata)
 
     def __exit__(self, failed: object, *_: object) -> None:
         self._writer.close()
@@ -233,7 +253,9 @@ def _fit(tasks: Tasks, runtime: OnnxRuntime, job: Job) -> tuple[pa.Table, Errors
         x, y = _pad(features, tasks.labels, begins[tile], tasks.rows[tile])
         head = initial_head(int(tasks.ways[tile[0]]))
         with np.errstate(all="ignore"):  # what is not finite is found right below
-            adapted = adapt_tasks(x, y, *head, job.learning_rate, job.steps)
+            adapted = adapt_tasks(
+                x, y, *head, job.learning_rate, job.steps, runtime.manifest.balanced
+            )
             sums = np.einsum("tdn->t", adapted.kernel) + adapted.bias.sum(axis=1)
         finite.append(np.isfinite(sums))
         tiles.append(_to_arrow(adapted))
@@ -305,8 +327,5 @@ def _to_arrow(adapted: Adaptations) -> pa.RecordBatch:
         pa.binary(), tasks, [None, pa.py_buffer(ends * kernel[0].nbytes), pa.py_buffer(kernel)]
     )
     biases = pa.ListArray.from_arrays(ends * ways, adapted.bias.ravel())
-    numbers = adapted.initial_loss, adapted.final_loss, adapted.rows_used
-    return pa.record_batch(
-        [kernels, biases, *map(pa.array, numbers)],
-        ["kernel", "bias", "initial_loss", "final_loss", "rows_used"],
-    )
+    numbers = adapted[2:]
+    return pa.record_batch([kernels, biases, *map(pa.array, numbers)], Adaptations._fields)

@@ -92,9 +92,20 @@ def adapt_many(
     )
     if errors:
         click.echo(f"{errors} tasks could not be learned: {output / bulk.ERRORS} says why")
+    rose = sum(done.rose for done in now + finished)
+    incomplete = sum(done.incomplete for done in now + finished)
+    if rose:
+        click.echo(f"Warning: the support loss of {rose} heads rose", err=True)
+    if incomplete:
+        click.echo(
+            f"Warning: {incomplete} heads have a class without a row: give a column `ways`",
+            err=True,
+        )
     write_json(
         json_file,
         {
+            "loss_rose": rose,
+            "incomplete": incomplete,
             "heads": heads + earlier,
             "heads_from_before": earlier,
             "errors": errors,

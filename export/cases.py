@@ -1,5 +1,6 @@
 """What `verify` checks: calls of the signatures, and what the float64 reference answers."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -64,10 +65,20 @@ def measure(outputs: Arrays, expected: tuple[Arrays, ...]) -> float:
     return worst
 
 
-def list_cases(verification: Verification, rate: float, steps: int) -> Iterator[Case]:
-    """What is checked: every signature on every episode, and the edges of `adapt`."""
+def list_cases(
+    verification: Verification, rate: float, steps: int, balanced: bool = True
+) -> Iterator[Case]:
+    """What is checked: every signature on every episode, and the edges of `adapt`.
+
+    Args:
+        verification: The episodes.
+        rate: Learning rate of the bundle's inner loop.
+        steps: Steps of the bundle's inner loop.
+        balanced: `Manifest.balanced`.
+    """
     v = verification
     head = {"kernel": v.kernel, "bias": v.bias}
+    adapting = functools.partial(adapt_case, head=head, rate=rate, steps=steps, balanced=balanced)
     yield Case("initial_head", "initial_head", {"ways": v.bias.size}, (head,))
     for episode, labels in enumerate(v.support_labels):
         images = v.support_image[episode], v.query_image[episode]
@@ -81,26 +92,44 @@ def list_cases(verification: Verification, rate: float, steps: int) -> Iterator[
         # Adaptation itself is judged apart from the features: from the same float32 ones.
         rows = support.astype(np.float32)
         for count in (steps, 0):
-            yield adapt_case(f"adapt, {count} steps", rows, labels, head, rate, count)
-        long = adapt_case(f"adapt, {LONG * steps} steps", rows, labels, head, rate, LONG * steps)
+            yield adapting(f"adapt, {count} steps", rows, labels, steps=count)
+        long = adapting(f"adapt, {LONG * steps} steps", rows, labels, steps=LONG * steps)
         if long.bound < CHAOS:
             yield long
+        yield adapting("adapt, unequal classes", *_unequal(v, episode))
         padded_rows = np.pad(rows, [(0, 2), (0, 0)], constant_values=np.nan)
         padded_labels = np.append(labels, [-1, v.bias.size])
-        yield adapt_case("adapt, padding rows", padded_rows, padded_labels, head, rate, steps)
-        adapted = reference.adapt(rows, labels, v.kernel, v.bias, rate, steps)
+        yield adapting("adapt, padding rows", padded_rows, padded_labels)
+        adapt = functools.partial(reference.adapt, balanced=balanced)
+        adapted = adapt(rows, labels, v.kernel, v.bias, rate, steps)
         yield _predict(query.astype(np.float32), adapted)
-        yield _adapt_and_predict(images, labels, (support, query), head, rate, steps)
+        yield _adapt_and_predict(images, labels, (support, query), head, rate, steps, balanced)
+
+
+def _unequal(v: Verification, episode: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and labels of an episode with 1, 2, 3, ... rows of its classes, and 1 again after."""
+    rows = np.concatenate([v.support_features[episode], v.query_features[episode]])
+    labels = np.concatenate([v.support_labels[episode], v.query_labels[episode]])
+    most = np.bincount(labels).min()
+    places = (np.flatnonzero(labels == label) for label in np.unique(labels))
+    kept = np.concatenate([found[: 1 + place % most] for place, found in enumerate(places)])
+    return rows[kept].astype(np.float32), labels[kept]
 
 
 def adapt_case(
-    check: str, features: np.ndarray, labels: np.ndarray, head: Arrays, rate: float, steps: int
+    check: str,
+    features: np.ndarray,
+    labels: np.ndarray,
+    head: Arrays,
+    rate: float,
+    steps: int,
+    balanced: bool = True,
 ) -> Case:
     """A call of `adapt` from a head (`kernel` and `bias`), and what it must return."""
 
     def expected(features: np.ndarray, dtype: type[np.floating]) -> tuple[Arrays, ...]:
         adapted = reference.adapt(
-            features, labels, head["kernel"], head["bias"], rate, steps, dtype
+            features, labels, head["kernel"], head["bias"], rate, steps, dtype, balanced
         )
         return (
             {"adapted_kernel": adapted.kernel},
@@ -138,11 +167,14 @@ def _adapt_and_predict(
     head: Arrays,
     rate: float,
     steps: int,
+    balanced: bool,
 ) -> Case:
     support, query = features
 
     def expected(support: np.ndarray, dtype: type[np.floating]) -> tuple[Arrays, ...]:
-        adapted = reference.adapt(support, labels, head["kernel"], head["bias"], rate, steps, dtype)
+        adapted = reference.adapt(
+            support, labels, head["kernel"], head["bias"], rate, steps, dtype, balanced
+        )
         _, probabilities = reference.predict(query, adapted.kernel, adapted.bias, dtype)
         return ({"probabilities": probabilities},)
 

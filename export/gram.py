@@ -1,8 +1,8 @@
 """Adaptation of many small tasks at once, in NumPy: the Gram form of `anil_tf.inner_loop`.
 
-What `adapt` in a bundle computes for one task, with the same padding rule, for T of them: a call of
-a runtime costs many times what so little arithmetic does. Logits are `[T, N, M]`, classes before
-rows: the products of a step are then wider, and sums over the few classes are of whole rows.
+Computes for T tasks what `adapt` in a bundle computes for one: a call of a runtime costs many times
+what so little arithmetic does. Logits are `[T, N, M]`, classes before rows: the products of a step
+are then wider, and sums over the few classes are of whole rows.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,8 @@ SMALLEST_SUM, LARGEST_SUM = 1e-30, 1e30
 class Adaptations(NamedTuple):
     """T adapted heads: `runtime.Adaptation` with a leading axis of tasks.
 
-    `kernel` is float32 `[T, D, N]`, `bias` `[T, N]`, the losses `[T]`, `rows_used` int32 `[T]`.
+    `kernel` is float32 `[T, D, N]`, `bias` `[T, N]`, the losses `[T]`, `rows_used` and
+    `classes_used`, the classes that have rows, int32 `[T]`.
     """
 
     kernel: np.ndarray
@@ -24,6 +25,7 @@ class Adaptations(NamedTuple):
     initial_loss: np.ndarray
     final_loss: np.ndarray
     rows_used: np.ndarray
+    classes_used: np.ndarray
 
 
 def adapt_tasks(
@@ -33,6 +35,7 @@ def adapt_tasks(
     bias: np.ndarray,
     learning_rate: float,
     steps: int,
+    balanced: bool = True,
 ) -> Adaptations:
     """Fit a head to each of many support sets by gradient descent, from the same initial head.
 
@@ -43,18 +46,24 @@ def adapt_tasks(
         kernel: float32 `[D, N]`.
         bias: float32 `[N]`.
         learning_rate: Rate of the inner loop.
-        steps: How many updates.
+        steps: Number of updates.
+        balanced: Whether every class counts alike (`Manifest.balanced`) or every row does.
 
     Returns:
         The heads. That of a task without a row is the initial one, with losses of zero.
     """
     tasks, rows, _ = features.shape
     ways = bias.size
-    counted = (labels >= 0) & (labels < ways)
-    rows_used = counted.sum(axis=1)
-    weights = (counted / np.maximum(rows_used, 1)[:, np.newaxis]).astype(np.float32)
-    rates = np.float32(learning_rate) * weights
     targets = (labels[:, np.newaxis] == np.arange(ways)[:, np.newaxis]).astype(np.float32)
+    counted = np.einsum("tnm->tm", targets)
+    rows_used = counted.sum(axis=1, keepdims=True)
+    rows_of_class = np.einsum("tnm->tn", targets)
+    classes_used = np.count_nonzero(rows_of_class, axis=1, keepdims=True)
+    parts = rows_used  # a row weighs 1 / parts
+    if balanced:
+        parts = classes_used * np.einsum("tn,tnm->tm", rows_of_class, targets)
+    weights = (counted / np.maximum(parts, 1)).astype(np.float32)
+    rates = np.float32(learning_rate) * weights
 
     columns = features.transpose(0, 2, 1)
     # A copy, since NumPy takes the product of an array and its own transpose for a case of its own,
@@ -100,4 +109,5 @@ def adapt_tasks(
     kernels = columns @ coefficients.transpose(0, 2, 1)
     kernels += kernel
     biases = np.einsum("tnm->tn", coefficients) + bias
-    return Adaptations(kernels, biases, initial_loss, final_loss, rows_used.astype(np.int32))
+    used = (count[:, 0].astype(np.int32) for count in (rows_used, classes_used))
+    return Adaptations(kernels, biases, initial_loss, final_loss, *used)

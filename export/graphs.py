@@ -1,7 +1,7 @@
 """The functions of a bundle as TensorFlow graphs, which every export format is converted from.
 
 `adapt` is gradient descent on softmax cross-entropy without automatic differentiation: the
-residual dL/dS = (softmax(S) - Y) / M is written out, and the Gram recurrence of
+residual dL/dS = weight * (softmax(S) - Y) is written out, and the Gram recurrence of
 `anil_tf.inner_loop` runs in a `tf.while_loop`. Built-in operations only; every size is dynamic.
 """
 
@@ -27,8 +27,9 @@ def adapt(
 ) -> Tensors:
     """Fit a head to a support set by `steps` steps of gradient descent.
 
-    A label outside `0..N-1` marks a padding row: it is left out, whatever its features hold. With
-    no row left the head comes back unchanged, with losses of zero.
+    Every class counts alike, however many rows it has (`anil_tf.losses.row_weights`). A label
+    outside `0..N-1` marks a padding row: it is left out, whatever its features hold. With no row
+    left the head comes back unchanged, with losses of zero.
 
     Args:
         features: float32 `[M, D]`.
@@ -39,14 +40,13 @@ def adapt(
         steps: int32 scalar, 0 or more.
 
     Returns:
-        `adapted_kernel` `[D, N]`, `adapted_bias` `[N]`, the mean cross-entropy before and after
-        as `initial_loss` and `final_loss`, and `rows_used` (int32).
+        `adapted_kernel` `[D, N]`, `adapted_bias` `[N]`, the support loss before and after as
+        `initial_loss` and `final_loss`, and `rows_used` (int32).
     """
     # Compared, not `tf.one_hot`: ONNX's OneHot counts a negative label from the last class.
     targets = tf.cast(labels[:, tf.newaxis] == tf.range(tf.size(bias)), tf.float32)
     counted = tf.reduce_sum(targets, axis=1, keepdims=True)
-    rows_used = tf.reduce_sum(counted)
-    weights = counted / tf.maximum(rows_used, 1.0)
+    weights = weigh_rows(targets)
     features = tf.where(counted > 0.0, features, 0.0)
 
     def loss(logits: tf.Tensor) -> tf.Tensor:
@@ -70,8 +70,16 @@ def adapt(
         "adapted_bias": adapted_bias,
         "initial_loss": loss(logits),
         "final_loss": loss(adapted_logits),
-        "rows_used": tf.cast(rows_used, tf.int32),
+        "rows_used": tf.cast(tf.reduce_sum(counted), tf.int32),
     }
+
+
+def weigh_rows(targets: tf.Tensor) -> tf.Tensor:
+    """Weights `[M, 1]` of one-hot rows `[M, N]`: `anil_tf.losses.row_weights` in few operations."""
+    rows_of_class = tf.reduce_sum(targets, axis=0)
+    classes = tf.reduce_sum(tf.minimum(rows_of_class, 1.0))
+    rows_alike = tf.reduce_sum(targets * rows_of_class, axis=1, keepdims=True)
+    return tf.minimum(rows_alike, 1.0) / tf.maximum(classes * rows_alike, 1.0)
 
 
 def predict(features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> Tensors:

@@ -6,6 +6,7 @@ head is fitted anew, and is the one that learning all its classes at once would 
 features tell something of the images. Whoever gets the file gets them; a removed class's are gone.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -80,6 +81,9 @@ def fit_head(
 
     Raises:
         ValueError: There are too few or too many classes, or adaptation diverges.
+
+    Warns:
+        UserWarning: The support loss rose.
     """
     names = tuple(sorted(support))
     kernel, bias = runtime.initial_head(len(names))
@@ -98,6 +102,8 @@ def fit_head(
             f"Adaptation failed: the loss is {adapted.final_loss:.4g} after {steps} steps at "
             f"learning rate {rate:.4g}. {cause}"
         )
+    if adapted.doubt:
+        warnings.warn(adapted.doubt, stacklevel=2)
     head = Head(
         adapted.kernel, adapted.bias, names, features, labels, runtime.manifest.backbone_sha256
     )

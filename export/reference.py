@@ -25,8 +25,9 @@ def adapt(
     learning_rate: float,
     steps: int,
     dtype: type[np.floating] = np.float64,
+    balanced: bool = True,
 ) -> Adaptation:
-    """Gradient descent on the mean cross-entropy of the support set.
+    """Gradient descent on the support loss: the mean over classes of each class's cross-entropy.
 
     Args:
         features: `[M, D]`.
@@ -36,6 +37,7 @@ def adapt(
         learning_rate: Rate of the inner loop.
         steps: How many updates.
         dtype: Precision to compute in; float32 shows what that precision alone costs.
+        balanced: Whether every class counts alike (`Manifest.balanced`) or every row does.
 
     Returns:
         The adapted head.
@@ -43,21 +45,23 @@ def adapt(
     kernel, bias = kernel.astype(dtype), bias.astype(dtype)
     counted = (labels >= 0) & (labels < bias.size)
     x, y = features[counted].astype(dtype), labels[counted]
-    rows = len(y)
-    if rows == 0:
+    if not len(y):
         return Adaptation(kernel, bias, 0.0, 0.0, 0)
 
+    _, class_of_row, rows = np.unique(y, return_inverse=True, return_counts=True)
+    weights = 1 / (len(rows) * rows[class_of_row]) if balanced else np.full(len(y), 1 / len(y))
+    weighted = weights.astype(dtype)[:, np.newaxis]
     one_hot = np.eye(bias.size, dtype=dtype)[y]
 
     def loss() -> float:
-        return float(-(one_hot * log_softmax(x @ kernel + bias)).sum() / rows)
+        return float(-(weighted * one_hot * log_softmax(x @ kernel + bias)).sum())
 
     initial_loss = loss()
     for _ in range(steps):
-        residual = np.exp(log_softmax(x @ kernel + bias)) - one_hot
-        kernel = kernel - learning_rate * x.T @ residual / rows
-        bias = bias - learning_rate * residual.sum(axis=0) / rows
-    return Adaptation(kernel, bias, initial_loss, loss(), rows)
+        residual = weighted * (np.exp(log_softmax(x @ kernel + bias)) - one_hot)
+        kernel = kernel - learning_rate * x.T @ residual
+        bias = bias - learning_rate * residual.sum(axis=0)
+    return Adaptation(kernel, bias, initial_loss, loss(), len(y))
 
 
 def predict(

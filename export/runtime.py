@@ -17,8 +17,9 @@ from anil_tf.export.signatures import LIMITS, Signature, bind, compare, declare
 class Adaptation(NamedTuple):
     """A head fitted to a support set.
 
-    `kernel` is `[D, N]`, `bias` `[N]`; the losses are the support set's mean cross-entropy before
-    and after; `rows_used` counts the support rows that are not padding.
+    `kernel` is `[D, N]`, `bias` `[N]`; the losses are those of the support set before and after,
+    the mean over classes of each class's mean cross-entropy; `rows_used` counts the support rows
+    that are not padding.
     """
 
     kernel: np.ndarray
@@ -26,6 +27,27 @@ class Adaptation(NamedTuple):
     initial_loss: float
     final_loss: float
     rows_used: int
+
+    @classmethod
+    def from_outputs(cls, outputs: dict[str, np.ndarray]) -> "Adaptation":
+        """What the signature `adapt` returned, by name."""
+        return cls(
+            outputs["adapted_kernel"],
+            outputs["adapted_bias"],
+            float(outputs["initial_loss"]),
+            float(outputs["final_loss"]),
+            int(outputs["rows_used"]),
+        )
+
+    @property
+    def doubt(self) -> str:
+        """Why the head may be wrong, in one line; empty if the support loss did not rise."""
+        if self.final_loss <= self.initial_loss:
+            return ""
+        return (
+            f"The support loss rose from {self.initial_loss:.4f} to {self.final_loss:.4f}: the "
+            "head may classify wrongly. Lower the learning rate"
+        )
 
 
 class Runtime(Protocol):
@@ -182,13 +204,7 @@ class BundleRuntime(abc.ABC):
             learning_rate=learning_rate,
             steps=steps,
         )
-        return Adaptation(
-            adapted["adapted_kernel"],
-            adapted["adapted_bias"],
-            float(adapted["initial_loss"]),
-            float(adapted["final_loss"]),
-            int(adapted["rows_used"]),
-        )
+        return Adaptation.from_outputs(adapted)
 
     def predict(
         self, features: np.ndarray, kernel: np.ndarray, bias: np.ndarray

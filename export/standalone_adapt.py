@@ -131,6 +131,8 @@ def learn(arguments: argparse.Namespace) -> None:
     for name, count in zip(names, counts, strict=True):
         print(f"{name}: {count} image{'s' if count > 1 else ''}")
     print(f"Loss {before:.4f} before, {after:.4f} after. Wrote {arguments.output}")
+    if after > before:
+        print("Warning: the loss rose: the head may classify wrongly.", file=sys.stderr)
 
 
 def classify(arguments: argparse.Namespace) -> None:

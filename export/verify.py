@@ -61,7 +61,10 @@ def compare(runtime: BundleRuntime, verification: Verification) -> Parity:
 def check_runtime(runtime: BundleRuntime, verification: Verification) -> list[Check]:
     """Run every case on a runtime; a check is the worst of its cases over the episodes."""
     checks: dict[str, Check] = {}
-    for case in list_cases(verification, runtime.inner_lr, runtime.inner_steps):
+    cases = list_cases(
+        verification, runtime.inner_lr, runtime.inner_steps, runtime.manifest.balanced
+    )
+    for case in cases:
         if case.signature in runtime.signatures:
             check = _check(runtime, case)
             checks[case.check] = max(checks.get(case.check, check), check, key=_share_of_bound)

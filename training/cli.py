@@ -1,7 +1,9 @@
 """Commands that make and measure runs: train, evaluate, datasets."""
 
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -39,6 +41,21 @@ def _say_next(command: str, *words: str | Path) -> None:
     context = click.get_current_context()
     typed = context.get_parameter_source("data_dir") is ParameterSource.COMMANDLINE
     say_next(command, *words, *(["--data-dir", context.params["data_dir"]] if typed else []))
+
+
+class _Shots(click.ParamType):
+    """A number of support images, `5`, or a range of them, `1-10`."""
+
+    name = "K|A-B"
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> int | tuple[int, int]:
+        """An integer, or the two ends of the range."""
+        match = re.fullmatch(r"([1-9]\d*)(?:-([1-9]\d*))?", str(value))
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            self.fail(f"{value!r} is neither a number, such as 5, nor a range, such as 1-10.")
+        return (int(match[1]), int(match[2])) if match[2] else int(match[1])
 
 
 class _Train(click.Command):
@@ -115,7 +132,12 @@ def train(
 @_data_dir
 @click.option("--episodes", type=click.IntRange(min=2), help="[default: the recipe's]")
 @click.option("--ways", type=click.IntRange(min=1), help="[default: the recipe's]")
-@click.option("--shots", type=click.IntRange(min=1), help="[default: the recipe's]")
+@click.option(
+    "--shots",
+    type=_Shots(),
+    help="Support images per class; 1-10 draws a number from 1 to 10 for each class. "
+    "[default: the recipe's]",
+)
 @click.option("--queries", type=click.IntRange(min=1), help="A class. [default: the recipe's]")
 @click.option("--steps", type=click.IntRange(min=0), help="Inner steps. [default: the recipe's]")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test")
@@ -133,7 +155,7 @@ def evaluate(
     data_dir: Path | None,
     episodes: int | None,
     ways: int | None,
-    shots: int | None,
+    shots: int | tuple[int, int] | None,
     queries: int | None,
     steps: int | None,
     split: str,

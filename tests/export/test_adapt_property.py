@@ -16,21 +16,24 @@ def runtimes(bundle):
 
 @st.composite
 def cases(draw):
-    rows, ways = draw(st.integers(1, 200)), draw(st.integers(2, 50))
+    counts = draw(st.lists(st.integers(0, 40), min_size=2, max_size=20))
+    padding = draw(st.integers(0 if any(counts) else 1, 20))
+    rows, ways = sum(counts) + padding, len(counts)
     size, steps = draw(st.integers(1, 2000)), draw(st.integers(0, 200))
     scale = 10.0 ** draw(st.integers(-6, 3))
     share = draw(st.floats(0.001, 0.5))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
 
     features = rng.normal(0, scale, (rows, size)).astype(np.float32)
-    labels = rng.choice([*range(ways), -1, ways, 2**31 - 1, -(2**31)], rows).astype(np.int32)
+    others = rng.choice([-1, ways, 2**31 - 1, -(2**31)], padding)
+    labels = rng.permutation(np.append(np.repeat(np.arange(ways), counts), others)).astype(np.int32)
     head = {
         "kernel": rng.normal(0, 1, (size, ways)).astype(np.float32),
         "bias": rng.normal(0, 1, ways).astype(np.float32),
     }
     # A share of the largest rate at which descent does not diverge. The curvature of cross-entropy
-    # is at most half the largest eigenvalue of the Gram matrix over M, which is at most its trace.
-    rate = np.float32(share * 4 / (1 + np.square(features).sum(axis=1).mean()))
+    # is at most half the largest eigenvalue of the weighted Gram matrix, at most its trace.
+    rate = np.float32(share * 4 / (1 + np.square(features).sum(axis=1).max()))
     return adapt_case("adapt", features, labels, head, rate, steps)
 
 

@@ -11,9 +11,11 @@ from anil_tf.export.gram import adapt_tasks
 BOUND = 1e-5
 
 
-def assert_agrees(adapted, features, labels, kernel, bias, rate, steps):
+def assert_agrees(adapted, features, labels, kernel, bias, rate, steps, balanced=True):
     for task in range(len(features)):
-        expected = reference.adapt(features[task], labels[task], kernel, bias, rate, steps)
+        expected = reference.adapt(
+            features[task], labels[task], kernel, bias, rate, steps, balanced=balanced
+        )
         scale = max(np.abs(expected.kernel).max(), np.abs(expected.bias).max())
         assert np.abs(adapted.kernel[task] - expected.kernel).max() <= BOUND * scale
         assert np.abs(adapted.bias[task] - expected.bias).max() <= BOUND * scale
@@ -21,6 +23,7 @@ def assert_agrees(adapted, features, labels, kernel, bias, rate, steps):
         assert abs(adapted.initial_loss[task] - expected.initial_loss) <= BOUND * largest
         assert abs(adapted.final_loss[task] - expected.final_loss) <= BOUND * largest
         assert adapted.rows_used[task] == expected.rows_used
+        assert adapted.classes_used[task] == len({*labels[task]} & {*range(bias.size)})
 
 
 @st.composite
@@ -38,9 +41,9 @@ def batches(draw):
 
 
 @settings(max_examples=80)
-@given(batches())
-def test_every_task_agrees_with_the_reference(batch):
-    assert_agrees(adapt_tasks(*batch), *batch)
+@given(batches(), st.booleans())
+def test_every_task_agrees_with_the_reference(batch, balanced):
+    assert_agrees(adapt_tasks(*batch, balanced), *batch, balanced)
 
 
 @pytest.mark.parametrize("scale", [100.0, -100.0])

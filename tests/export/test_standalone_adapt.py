@@ -169,6 +169,15 @@ def test_mistakes_are_told_in_one_line(adapt, bundle, pictures, tmp_path, copy_o
     assert_refused(changed, "adapt.onnx was changed after export")
 
 
+def test_a_loss_that_rises_is_reported(adapt, bundle, pictures, tmp_path, copy_of):
+    copy = copy_of(bundle)
+    uphill = json.loads((copy / "manifest.json").read_text()) | {"inner_lr": -0.05}
+    (copy / "manifest.json").write_text(json.dumps(uphill))
+    process = adapt("learn", pictures, "--output", tmp_path / "head.npz", folder=copy)
+    succeeded(process)
+    assert process.stderr == "Warning: the loss rose: the head may classify wrongly.\n"
+
+
 def test_too_many_classes_for_a_per_class_head(adapt, per_class_bundle, pictures, tmp_path):
     for index in range(6):
         shutil.copytree(pictures / "dark", tmp_path / "many" / f"class {index}")

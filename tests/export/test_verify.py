@@ -1,10 +1,15 @@
 """Verification finds what is wrong, names it, and lets no export through that fails it."""
 
+import json
+
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from anil_tf.export import cases, verify
+from anil_tf.export import cases, graphs, verify
+from anil_tf.export.bundle import export_bundle
 from anil_tf.export.cases import BOUND, list_cases, measure
+from anil_tf.export.manifest import Manifest
 from anil_tf.export.runtime import open_bundle
 from anil_tf.export.verification import Verification, choose_episodes
 from anil_tf.export.verify import check_runtime, compare, format_parity, verify_bundle
@@ -29,6 +34,33 @@ def test_a_per_class_export_agrees_too(per_class_bundle):
     assert all(runtime.ok for runtime in parity)
 
 
+def test_a_bundle_of_schema_1_whose_rows_count_alike_still_works(run, tmp_path, monkeypatch):
+    def every_row_alike(targets):
+        counted = tf.reduce_sum(targets, axis=1, keepdims=True)
+        return counted / tf.maximum(tf.reduce_sum(counted), 1.0)
+
+    old, new = tmp_path / "old", tmp_path / "new"
+    export_bundle(run, new)
+    with monkeypatch.context() as patch:
+        patch.setattr(graphs, "weigh_rows", every_row_alike)
+        patch.setattr(cases.reference.adapt, "__defaults__", (np.float64, False))
+        patch.setattr(Manifest, "balanced", False)
+        export_bundle(run, old)
+    for bundle in (old, new):
+        path = bundle / "manifest.json"
+        manifest = json.loads(path.read_text())
+        assert manifest["schema_version"] == 2
+        path.write_text(json.dumps(manifest | {"schema_version": 1}))
+
+    def unequal(bundle):
+        parity, _ = verify_bundle(bundle, in_process=True)
+        return {p.runtime: failing(p.checks) for p in parity}
+
+    assert not any(unequal(old).values())
+    # With the wrong schema the same check would fail: it tells the two apart.
+    assert set(map(frozenset, unequal(new).values())) == {frozenset({"adapt, unequal classes"})}
+
+
 def test_features_that_differ_are_found(bundle):
     episodes = Verification.read(bundle)
     moved = episodes._replace(support_features=episodes.support_features * (1 + 1e-4))
@@ -46,7 +78,12 @@ def test_a_wrong_learning_rate_is_found(bundle, monkeypatch):
 
     monkeypatch.setattr(runtime, "run", with_a_higher_rate)
     found = failing(check_runtime(runtime, Verification.read(bundle)))
-    assert found == {"adapt, 5 steps", "adapt, 50 steps", "adapt, padding rows"}
+    assert found == {
+        "adapt, 5 steps",
+        "adapt, 50 steps",
+        "adapt, padding rows",
+        "adapt, unequal classes",
+    }
 
 
 def test_one_failure_does_not_hide_the_other_checks(bundle, monkeypatch):
@@ -60,7 +97,7 @@ def test_one_failure_does_not_hide_the_other_checks(bundle, monkeypatch):
 
     monkeypatch.setattr(runtime, "run", without_predict)
     parity = compare(runtime, Verification.read(bundle))
-    assert len(parity.checks) == 7 and failing(parity.checks) == {"predict"}
+    assert len(parity.checks) == 8 and failing(parity.checks) == {"predict"}
     assert parity.accuracy is None and not parity.milliseconds
     shown = format_parity([parity])
     assert "FAILED onnx, predict: RuntimeError: no such operation" in shown
