@@ -19,7 +19,7 @@ from pathlib import Path
 
 import keras
 
-from anil_tf.hints import did_you_mean
+from anil_tf.support.hints import did_you_mean
 
 PREFIX = "keras.applications."
 

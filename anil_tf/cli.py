@@ -24,7 +24,7 @@ COMMANDS = {
     "export": ("anil_tf.export.cli:export", "Turn a run into a bundle for devices and servers."),
     "verify": ("anil_tf.export.cli:verify", "Hold every runtime of a bundle to the reference."),
     "adapt": ("anil_tf.export.cli:adapt", "Learn new classes from folders of images."),
-    "adapt-many": ("anil_tf.export.bulk_cli:adapt_many", "Learn many tasks, a head for each."),
+    "adapt-many": ("anil_tf.export.cli:adapt_many", "Learn many tasks, a head for each."),
     "predict": ("anil_tf.export.cli:predict", "Name the classes of images by an adapted head."),
     "datasets": ("anil_tf.training.cli:datasets", "List what can be trained on."),
 }

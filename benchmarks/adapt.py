@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 from anil_tf import backbones
 from anil_tf.export import layout
-from anil_tf.export.graphs import Graphs, InitialHead, build_graphs, weigh_rows
-from anil_tf.export.litert import export_litert
-from anil_tf.export.onnx import export_onnx
 from anil_tf.export.signatures import declare
-from anil_tf.figures import write_json
+from anil_tf.export.writers.graphs import Graphs, InitialHead, build_graphs, weigh_rows
+from anil_tf.export.writers.litert import export_litert
+from anil_tf.export.writers.onnx import export_onnx
+from anil_tf.support.json_files import write_json
 
 ROWS, WAYS = 25, 5
 SIZES, STEPS = (64, 1600), (10, 100)

@@ -20,9 +20,9 @@ import numpy as np
 from anil_tf.export.head import Head
 from anil_tf.export.manifest import Manifest
 from anil_tf.export.runtime import Adaptation
-from anil_tf.export.serving import served_name
+from anil_tf.export.serving.files import served_name
+from anil_tf.export.serving.transport import Transport
 from anil_tf.export.signatures import bind, declare
-from anil_tf.export.transport import Transport
 
 BATCH = 32  # images a request: 0.7 MB of 84 x 84 colour images
 
@@ -196,8 +196,11 @@ class FewShotClient:
 
 # Imported when asked for: REST must not need TensorFlow.
 TRANSPORTS = {
-    "grpc": ("grpc_transport:GrpcTransport", "pip install tensorflow-serving-api"),
-    "http": ("rest_transport:RestTransport", "pip install urllib3"),
+    "grpc": (
+        "anil_tf.export.serving.grpc_transport:GrpcTransport",
+        "pip install tensorflow-serving-api",
+    ),
+    "http": ("anil_tf.export.serving.rest_transport:RestTransport", "pip install urllib3"),
 }
 
 
@@ -213,7 +216,7 @@ def connect(url: str, timeout: float) -> Transport:
     target, install = TRANSPORTS[protocol]
     module, name = target.split(":")
     try:
-        transport = getattr(importlib.import_module(f"anil_tf.export.{module}"), name)
+        transport = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         raise ImportError(f"A client of {protocol}:// needs: {install}") from error
     if protocol == "http":

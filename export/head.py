@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from anil_tf.export.manifest import Manifest
-from anil_tf.export.runtime import Adaptation, BundleRuntime
+from anil_tf.export.runtime.base import Adaptation, BundleRuntime
 from anil_tf.export.signatures import Signature, Tensor, bind
-from anil_tf.files import replacing
-from anil_tf.untrusted import read_arrays
+from anil_tf.support.files import replacing
+from anil_tf.support.untrusted import read_arrays
 
 HEAD_BYTES = 2**30  # of a stranger's head, at most
 

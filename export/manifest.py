@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from anil_tf.export import layout
-from anil_tf.figures import write_json
-from anil_tf.untrusted import read_bytes
+from anil_tf.support.json_files import write_json
+from anil_tf.support.untrusted import read_bytes
 
 
 class File(pydantic.BaseModel):

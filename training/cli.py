@@ -10,9 +10,9 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from anil_tf.export.runtime import RUNTIMES
-from anil_tf.figures import write_json
-from anil_tf.hints import did_you_mean, say_next
-from anil_tf.quiet import import_tensorflow
+from anil_tf.support.hints import did_you_mean, say_next
+from anil_tf.support.json_files import write_json
+from anil_tf.support.quiet import import_tensorflow
 
 _PATH = click.Path(path_type=Path)
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -262,8 +262,8 @@ def reproduce(
     finished stages are kept and an interrupted one goes on.
     """
     import_tensorflow()
-    from anil_tf.training.reproduce import STUDIES
-    from anil_tf.training.reproduce import reproduce as reproduce_study
+    from anil_tf.training.study.reproduce import STUDIES
+    from anil_tf.training.study.reproduce import reproduce as reproduce_study
 
     output = output or Path(study)
     rows = reproduce_study(STUDIES[study], output, data_dir, budget)
@@ -295,8 +295,8 @@ def datasets(name: str | None, data_dir: Path | None, output: Path | None) -> No
 
 
 def _show_classes(name: str, data_dir: Path | None, output: Path | None) -> None:
-    from anil_tf.training.contact_sheet import describe_classes, draw_contact_sheet
     from anil_tf.training.recipe import Data, read_recipe, recipe_names
+    from anil_tf.training.report.contact_sheet import describe_classes, draw_contact_sheet
 
     recipes = {known: read_recipe(known) for known in recipe_names()}
     sources = {recipe.data.name: recipe.data for recipe in recipes.values() if recipe.data.name}

@@ -10,9 +10,9 @@ from tqdm.auto import tqdm
 
 from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.export.runtime import Runtime, open_bundle
-from anil_tf.figures import write_json
 from anil_tf.metrics import mean_and_ci95
 from anil_tf.nil import cosine_scores
+from anil_tf.support.json_files import write_json
 from anil_tf.training.keras_runtime import KerasRuntime
 from anil_tf.training.recipe import Data, Evaluation, read_recipe
 from anil_tf.training.samplers import make_sampler

@@ -22,10 +22,10 @@ keep_to_two_cores()
 
 import tensorflow as tf
 
-from anil_tf.figures import write_json
 from anil_tf.heads import LinearHead
 from anil_tf.inner_loop import adapt_linear, tape_loop
 from anil_tf.losses import cross_entropy, task_loss
+from anil_tf.support.json_files import write_json
 
 BASE = {"tasks": 4, "shots": 5, "ways": 5, "features": 800, "steps": 5}
 SIZES = {

@@ -15,8 +15,8 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from anil_tf.export.client import FewShotClient
 from anil_tf.export.runtime import open_bundle
+from anil_tf.export.serving.transport import ServingError
 from anil_tf.export.signatures import Signature
-from anil_tf.export.transport import ServingError
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 LABELS = np.array([0, 1, 2, 0, 1, 2])
