@@ -11,7 +11,7 @@ MODEL_BYTES = 2**33  # of a .keras file, unpacked
 _MODEL = re.compile(r"metadata\.json|config\.json|training\.json|model\.weights\.h5")
 
 
-def load_model(path: Path) -> Any:
+def load_model(path: str | Path) -> Any:
     """A Keras model from a `.keras` file, for inference: no code that came with it runs.
 
     Raises:
@@ -23,6 +23,7 @@ def load_model(path: Path) -> Any:
     import anil_tf.maml
     import anil_tf.nil  # noqa: F401  a model may be of their classes: loading needs them registered
 
+    path = Path(path)
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             check_members(archive, _MODEL, MODEL_BYTES)

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anil_tf.datasets.images import ClassImages
+from anil_tf import ClassImages
 from anil_tf.support.quiet import import_tensorflow
-from anil_tf.training.recipe import read_recipe
+from anil_tf.training import read_recipe
 from anil_tf.training.report.pictures import Answered, draw_episodes
 
 WAYS, SHOTS, QUERIES, SCRIPTS = 5, 2, 6, 3
