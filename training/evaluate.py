@@ -144,7 +144,8 @@ def describe(figures: dict[str, Any]) -> str:
     if by_shots := figures.get("accuracy_by_shots"):
         shots = "-".join(map(str, shots))
         lowest = min(by_shots, key=by_shots.__getitem__)
-        unequal = f"; lowest {by_shots[lowest]:.2%}, of classes with {lowest} support image{'s' * (lowest != '1')}"
+        images = f"{lowest} support image{'s' * (lowest != '1')}"
+        unequal = f"; lowest {by_shots[lowest]:.2%}, of classes with {images}"
     return (
         f"accuracy {figures['accuracy']:.2%} +- {figures['ci95']:.2%} {how}{unequal} "
         f"({protocol}, {figures['ways']}-way {shots}-shot, norm={figures['norm']}, "
