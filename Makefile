@@ -25,7 +25,7 @@ docs: $(READY)
 docs-notebook: $(READY)
 	@mkdir -p build/tutorial
 	cp docs/tutorial.ipynb build/tutorial/
-	cd build/tutorial && PATH="$(BIN):$$PATH" $(BIN)/jupyter nbconvert --to notebook --execute \
+	cd build/tutorial && $(if $(PHOTOS),PHOTOS="$(abspath $(PHOTOS))") PATH="$(BIN):$$PATH" $(BIN)/jupyter nbconvert --to notebook --execute \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=1200 \
 	  --ExecutePreprocessor.coalesce_streams=True \
 	  --output-dir $(CURDIR)/docs tutorial.ipynb
