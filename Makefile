@@ -72,5 +72,6 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	test ! -e demo/.made-by-the-demo || rm -rf demo
 	find anil_tf training export tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The tutorial's first cell, run in a reader's own folder: it reads their photographs, no more."""
+"""The tutorial and the demo in a reader's own folder: what they did not make stays as it is."""
 
 import json
 import os
@@ -99,3 +99,13 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(
     (line,) = done.stderr.splitlines()
     assert said in line
     assert files(reader) == before and not (reader / "anil-tutorial-2").exists()
+
+
+def test_the_demo_refuses_a_folder_that_it_did_not_make(repository, tmp_path):
+    make_photographs(tmp_path / "mine" / "run", 2, 2)
+    before = files(tmp_path)
+    command = [sys.executable, str(repository / "examples" / "demo.py"), "--output", "mine"]
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "mine exists, and this demo did not make it" in done.stderr
+    assert files(tmp_path) == before
