@@ -19,6 +19,7 @@ from pathlib import Path
 
 import keras
 
+from anil_tf import keras_private
 from anil_tf.hints import did_you_mean
 
 PREFIX = "keras.applications."
@@ -90,7 +91,7 @@ def build(
     application.trainable = trainable
     if not trainable:
         # Unlike batch norm, dropout does not care about `trainable`.
-        for layer in application._flatten_layers():
+        for layer in keras_private.flatten_layers(application):
             if isinstance(layer, keras.layers.Dropout):
                 layer.rate = 0.0
     image = keras.Input(input_shape, name="image")

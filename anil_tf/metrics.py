@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from anil_tf.keras_private import better
 from anil_tf.losses import mean_squared_error
 
 _NORMAL_95 = 1.96
@@ -16,7 +17,7 @@ def mean_and_ci95(values: ArrayLike) -> tuple[float, float]:
     """Mean and half-width of its 95% confidence interval, by the normal approximation.
 
     Args:
-        values: One figure an episode, at least two.
+        values: One value per episode, at least two.
 
     Returns:
         `(mean, 1.96 * standard deviation / sqrt(episodes))`.
@@ -31,7 +32,7 @@ def mean_and_ci95(values: ArrayLike) -> tuple[float, float]:
 
 
 class _OverEpisodes(keras.metrics.Metric):
-    """Collects one figure an episode: how many, their sum and their sum of squares."""
+    """Collects one value per episode: their number, their sum and their sum of squares."""
 
     def __init__(self, name: str, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
@@ -40,7 +41,7 @@ class _OverEpisodes(keras.metrics.Metric):
         )
 
     def rows(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """The figure of each query, `[T, Q]`."""
+        """The value of each query, `[T, Q]`."""
         raise NotImplementedError
 
     def update_state(
@@ -67,6 +68,7 @@ class _OverEpisodes(keras.metrics.Metric):
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")
+@better("up")
 class EpisodeAccuracy(_OverEpisodes):
     """Share of queries classified right, averaged over episodes.
 
@@ -83,6 +85,7 @@ class EpisodeAccuracy(_OverEpisodes):
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")
+@better("down")
 class EpisodeAccuracyCI95(EpisodeAccuracy):
     """Half-width of the 95% confidence interval of `EpisodeAccuracy`, over episodes."""
 
@@ -99,6 +102,7 @@ class EpisodeAccuracyCI95(EpisodeAccuracy):
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")
+@better("down")
 class EpisodeMeanSquaredError(_OverEpisodes):
     """Squared error of regression episodes; `y_true` and `y_pred` are floats `[T, Q, N]`."""
 

@@ -1,28 +1,36 @@
-"""The outer loop: what `fit` and `evaluate` do with a model's answers to its tasks."""
+"""The outer loop: what `fit` and `evaluate` do with a model's predictions for its tasks."""
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from tensorflow.python.framework.ops import gradient_registry
 
-from anil_tf import losses
+from anil_tf import keras_private, losses
 from anil_tf.distribution import DistributedFit
 
-# Logits before and after adaptation; the first is left out of training where it costs a pass.
-Answers = tuple[Any, tf.Tensor]
+
+class Predictions(NamedTuple):
+    """Logits `[T, Q, ways]` of the queries.
+
+    Args:
+        before: Logits before adaptation; None in training where they cost an extra pass.
+        after: Logits after adaptation.
+    """
+
+    before: Any
+    after: tf.Tensor
 
 
 class OuterLoop(DistributedFit):
-    """Keras's protocol for a model that answers tasks: its steps, loss and metrics.
+    """Keras's protocol for a model that predicts the queries of tasks: steps, loss and metrics.
 
-    The subclass has `answer`, the inner loop's loss of the queries, and a metric of the logits
+    The subclass defines `adapt_and_predict`, the loss of the queries, and a metric of the logits
     before adaptation.
     """
 
-    answer: Callable[..., Answers]
+    adapt_and_predict: Callable[..., Predictions]
     _query_loss: losses.QueryLoss
     _before: keras.metrics.Metric
 
@@ -39,11 +47,12 @@ class OuterLoop(DistributedFit):
         sample_weight: Any = None,
         training: bool = True,
     ) -> tf.Tensor:
-        """The loss given to `compile`, else the inner loop's, averaged over the queries."""
+        """The loss given to `compile`, else that of the inner loop, averaged over the queries."""
         if self.loss is not None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = self._query_loss(y, y_pred, sample_weight)
-        return tf.add_n([loss, *map(self._aggregate_additional_loss, self.losses)])
+        extra = [keras_private.aggregate_additional_loss(self, each) for each in self.losses]
+        return tf.add_n([loss, *extra])
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One outer step: an outer tape around the inner loop of every task of the batch."""
@@ -55,10 +64,10 @@ class OuterLoop(DistributedFit):
         return self._update_metrics(x, y, before, y_pred, loss, sample_weight)
 
     def outer_gradients(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, ...]:
-        """Gradients of the (scaled) loss by the trainable weights; loss; `answer`'s logits."""
+        """Gradients of the (scaled) loss by the trainable weights, the loss, and predictions."""
         with tf.GradientTape() as tape:
-            before, y_pred = self.answer(x, training=True)
-            loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
+            before, y_pred = self.adapt_and_predict(x, training=True)
+            loss = keras_private.compute_loss(self, x, y, y_pred, sample_weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
         return tape.gradient(scaled_loss, self.trainable_weights), loss, before, y_pred
 
@@ -66,8 +75,8 @@ class OuterLoop(DistributedFit):
         """Loss and metrics of a batch of tasks, before and after adaptation."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._build_for(x)
-        before, y_pred = self.answer(x, training=False)
-        loss = self._compute_loss(x, y, y_pred, sample_weight, training=False)
+        before, y_pred = self.adapt_and_predict(x, training=False)
+        loss = keras_private.compute_loss(self, x, y, y_pred, sample_weight, training=False)
         return self._update_metrics(x, y, before, y_pred, loss, sample_weight)
 
     def _update_metrics(
@@ -75,24 +84,25 @@ class OuterLoop(DistributedFit):
     ) -> dict[str, tf.Tensor]:
         # Keras divides the loss by the replicas so that gradients add up; the report is the mean.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self._loss_tracker.update_state(loss * replicas, sample_weight=tf.shape(after)[0])
+        tracker = keras_private.loss_tracker(self)
+        tracker.update_state(loss * replicas, sample_weight=tf.shape(after)[0])
         if before is not None:
             self._before.update_state(y, before, weight)
-        figures = self.compute_metrics(x, y, after, sample_weight=weight)
+        metrics = self.compute_metrics(x, y, after, sample_weight=weight)
         if before is None:
-            del figures[self._before.name]
-        return figures
+            del metrics[self._before.name]
+        return metrics
 
 
 @contextlib.contextmanager
 def forgetting_gradients() -> Iterator[None]:
-    """Within it TensorFlow keeps no gradient function of what is traced; for the outer update.
+    """Context manager that discards the gradient functions that TensorFlow registers inside it.
 
-    Every Keras optimizer calls `all_reduce`, whose gradient TensorFlow registers for each trace and
-    never gives up, and the whole traced step with it: 5 to 12 MB a model trained. Nobody
-    differentiates through the outer update, so the entry can go.
+    Use it around the optimizer's update only. Every Keras optimizer calls `all_reduce`, whose
+    gradient function TensorFlow registers for each trace and keeps forever, and the whole traced
+    step with it: 5 to 12 MB for each model trained. Nobody differentiates through the outer update.
     """
-    functions = gradient_registry._registry
+    functions = keras_private.gradient_functions()
     known = set(functions)
     try:
         yield
