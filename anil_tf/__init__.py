@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anil_tf.registration import register_with_keras
+
 # On CPUs without AVX-512 TensorFlow leaves oneDNN off, although it makes a training step of a
 # small convolutional network about 1.6 times faster. The variable is read at TensorFlow's import.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -19,6 +21,8 @@ __version__ = "0.1.0"
 _ROOT = Path(__file__).resolve().parent.parent
 if (_ROOT / "pyproject.toml").is_file():
     __path__.append(str(_ROOT))
+
+register_with_keras()
 
 if TYPE_CHECKING:
     from anil_tf.episodes import EpisodeSampler as EpisodeSampler

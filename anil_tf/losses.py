@@ -147,6 +147,28 @@ def check_logits(loss: Any) -> None:
         )
 
 
+def check_compiled(loss: Any, regression: bool) -> None:
+    """Rejects a loss given to `compile` that does not fit the model's targets.
+
+    Args:
+        loss: What `compile` got: a name, a function, a Keras loss, or None.
+        regression: Whether the model's targets are floats.
+
+    Raises:
+        ValueError: The loss is that of a regression and the model classifies, or it takes
+            probabilities.
+    """
+    if loss is None or isinstance(loss, dict | list | tuple):
+        return
+    found = keras.losses.get(loss) if isinstance(loss, str) else loss
+    check_logits(found)
+    if is_regression(found) and not regression:
+        raise ValueError(
+            f"compile(loss={loss!r}) compares floats, and this model classifies: leave the loss "
+            "out of compile, or make the model with loss='mse' for a regression"
+        )
+
+
 def _one_per_row(rows: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     if rows.shape.rank != logits.shape.rank - 1:
         raise ValueError(

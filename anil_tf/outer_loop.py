@@ -1,6 +1,7 @@
 """The outer loop: what `fit` and `evaluate` do with a model's predictions for its tasks."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from anil_tf import keras_private, losses
 from anil_tf.distribution import DistributedFit
+from anil_tf.episode_data import NewEpisodes, check_kind, check_labels, labels_in_one_line
 
 
 class Predictions(NamedTuple):
@@ -31,8 +33,79 @@ class OuterLoop(DistributedFit):
     """
 
     adapt_and_predict: Callable[..., Predictions]
+    ways: int
+    is_regression: bool
     _query_loss: losses.QueryLoss
     _before: keras.metrics.Metric
+
+    # What `fit` and `evaluate` take.
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Trains on episodes; arguments and result are those of `keras.Model.fit`.
+
+        **A sampler's data set gives new episodes in each epoch**: `fit(sampler.dataset(1000, 4),
+        epochs=10)` trains on 40,000 different tasks, and the epoch's number alone decides which.
+        Validation data is the same in each epoch. With `steps_per_epoch`, or with a data set of
+        your own, Keras reads the data set as it is.
+
+        Raises:
+            ValueError: The data are no episodes, labels are outside `0..ways-1`, the loss of
+                `compile` does not fit the model, or `class_weight` is given.
+        """
+        given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs).arguments
+        del given["self"]
+        x, validation = given.get("x"), given.get("validation_data")
+        check_kind(x, "fit")
+        losses.check_compiled(getattr(self, "loss", None), self.is_regression)
+        if given.get("class_weight") is not None:
+            raise ValueError(
+                "class_weight has no meaning here, since a label is another class in each task: "
+                "use sample_weight, [T] for tasks or [T, Q] for queries"
+            )
+        if isinstance(x, tf.data.Dataset):
+            given.setdefault("shuffle", False)  # Keras warns that it cannot shuffle a data set
+        several = given.get("epochs", 1) > 1 and given.get("steps_per_epoch") is None
+        if several and hasattr(x, "redraw_episodes"):
+            episodes = NewEpisodes(x)
+            x, callbacks = episodes.dataset, given.get("callbacks")
+            if isinstance(callbacks, keras.callbacks.CallbackList):
+                callbacks.append(episodes)
+            else:
+                given["callbacks"] = [episodes, *tf.nest.flatten(callbacks or [])]
+        given["x"] = x
+        if not self.is_regression:
+            given["x"] = check_labels(x, given.get("y"), self.ways)
+            if isinstance(validation, tf.data.Dataset):
+                given["validation_data"] = check_labels(validation, None, self.ways)
+            elif validation is not None:
+                check_labels(validation[0], validation[1], self.ways)
+        with labels_in_one_line():
+            return super().fit(**given)
+
+    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        """Loss and metrics; arguments and result are those of `keras.Model.evaluate`.
+
+        Raises:
+            ValueError: As in `fit`.
+        """
+        if not kwargs.get("_use_cached_eval_dataset"):  # not from `fit`, which has checked it
+            check_kind(x, "evaluate")
+            losses.check_compiled(getattr(self, "loss", None), self.is_regression)
+            if not self.is_regression:
+                x = check_labels(x, y, self.ways)
+        with labels_in_one_line():
+            return super().evaluate(x, y, **kwargs)
+
+    def predict(self, x: Any, **kwargs: Any) -> Any:
+        """Logits of the queries; arguments and result are those of `keras.Model.predict`.
+
+        Raises:
+            ValueError: The data are no episodes.
+        """
+        check_kind(x, "predict")
+        return super().predict(x, **kwargs)
+
+    # What Keras calls.
 
     def _build_for(self, inputs: dict[str, tf.Tensor]) -> None:
         # `fit` and `evaluate` call the model's parts, which build nothing by themselves.
@@ -56,7 +129,7 @@ class OuterLoop(DistributedFit):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One outer step: an outer tape around the inner loop of every task of the batch."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = _unpack(data)
         self._build_for(x)
         gradients, loss, before, y_pred = self.outer_gradients(x, y, sample_weight)
         with forgetting_gradients():
@@ -73,7 +146,7 @@ class OuterLoop(DistributedFit):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Loss and metrics of a batch of tasks, before and after adaptation."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = _unpack(data)
         self._build_for(x)
         before, y_pred = self.adapt_and_predict(x, training=False)
         loss = keras_private.compute_loss(self, x, y, y_pred, sample_weight, training=False)
@@ -92,6 +165,14 @@ class OuterLoop(DistributedFit):
         if before is None:
             del metrics[self._before.name]
         return metrics
+
+
+def _unpack(data: Any) -> tuple[Any, Any, Any]:
+    """Inputs, targets, and weights `[T, Q]`: a weight per task `[T]` is that of all its queries."""
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if weight is not None and weight.shape.rank == 1:
+        weight = tf.broadcast_to(weight[:, tf.newaxis], tf.shape(y)[:2])
+    return x, y, weight
 
 
 @contextlib.contextmanager
