@@ -16,7 +16,7 @@ WEB := examples/browser/node_modules/.ready
 .PHONY: demo test web lint docs docs-notebook bench bench-export bench-serving clean
 
 demo: $(READY)
-	$(BIN)/python -m anil_tf.training.demo
+	$(BIN)/python examples/demo.py
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -73,4 +73,4 @@ $(READY): pyproject.toml constraints.txt
 
 clean:
 	rm -rf build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find anil_tf training export tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find anil_tf training export tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

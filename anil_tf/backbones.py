@@ -15,8 +15,8 @@ from collections.abc import Callable
 import keras
 
 from anil_tf import applications
-from anil_tf.hints import did_you_mean
 from anil_tf.normalization import NormalizedConvolution
+from anil_tf.support.hints import did_you_mean
 
 Shape = tuple[int, int, int]
 

@@ -6,6 +6,7 @@ its line of help stand here, so that `anil --help` needs neither Keras nor Tenso
 
 import errno
 import importlib
+import warnings
 from typing import Any
 
 import click
@@ -23,7 +24,7 @@ COMMANDS = {
     "export": ("anil_tf.export.cli:export", "Turn a run into a bundle for devices and servers."),
     "verify": ("anil_tf.export.cli:verify", "Hold every runtime of a bundle to the reference."),
     "adapt": ("anil_tf.export.cli:adapt", "Learn new classes from folders of images."),
-    "adapt-many": ("anil_tf.export.bulk_cli:adapt_many", "Learn many tasks, a head for each."),
+    "adapt-many": ("anil_tf.export.cli:adapt_many", "Learn many tasks, a head for each."),
     "predict": ("anil_tf.export.cli:predict", "Name the classes of images by an adapted head."),
     "datasets": ("anil_tf.training.cli:datasets", "List what can be trained on."),
 }
@@ -80,7 +81,9 @@ class CommandLine(click.Group):
             UserError: the command raised one of those.
         """
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
@@ -93,6 +96,11 @@ class CommandLine(click.Group):
             if isinstance(error, ModuleNotFoundError):
                 raise
             raise UserError(describe(error)) from error
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    """Shows a warning in one line, without the place in the code that raised it."""
+    click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
 
 
 def describe(error: Exception) -> str:

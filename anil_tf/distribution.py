@@ -15,8 +15,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from anil_tf import keras_private
 from anil_tf.embedding import Embedding
+from anil_tf.support import keras_private
 
 
 class DistributedFit(keras_private.SafelyBuiltModel):

@@ -69,9 +69,11 @@ class EpisodeSampler(_Sampler):
     Args:
         data: The classes to draw from.
         ways: Classes a task, N.
-        shots: Support images a class, K.
-        queries: Query images a class, Q.
-        seed: Of all draws.
+        shots: Support images per class, K; or `(least, most)`, and each class of each episode has a
+            random number of them from that range. Batches then pad every class to `most` images;
+            the padding has the label -1, which the inner loop leaves out. `episode` has no padding.
+        queries: Query images per class, Q.
+        seed: Seed of all draws.
         rotations: Turn each drawn class by a random multiple of 90 degrees, which makes new
             classes of drawn characters (Santoro et al. 2016); as in MAML's code the characters of
             an episode are distinct, so that no two of its classes are turns of each other.
@@ -89,24 +91,27 @@ class EpisodeSampler(_Sampler):
         self,
         data: ClassImages,
         ways: int,
-        shots: int,
+        shots: int | tuple[int, int],
         queries: int,
         seed: int = 0,
         rotations: bool = False,
         distortion: float = 0.0,
     ) -> None:
-        for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
+        least, most = (shots, shots) if isinstance(shots, int) else shots
+        for name, value in (("ways", ways), ("shots", least), ("queries", queries)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1. Received: {name}={value}")
+        if most < least:
+            raise ValueError(f"shots must be (least, most). Received: shots={shots}")
         if len(data.names) < ways:
             raise ValueError(
                 f"{ways}-way episodes need at least {ways} classes. "
                 f"Received: {len(data.names)} classes"
             )
         scarcest = int(np.argmin(data.counts))
-        if data.counts[scarcest] < shots + queries:
+        if data.counts[scarcest] < most + queries:
             raise ValueError(
-                f"{shots} shots and {queries} queries need {shots + queries} images a class. "
+                f"{most} shots and {queries} queries need {most + queries} images per class. "
                 f"Received: class {data.names[scarcest]!r} with {data.counts[scarcest]}"
             )
         height, width = data.images.shape[1:3]
@@ -116,29 +121,48 @@ class EpisodeSampler(_Sampler):
             raise ValueError(f"distortion is from 0 to 0.5. Received: {distortion}")
         self.data = data
         self.ways, self.shots, self.queries = ways, shots, queries
+        self._least, self._most = least, most
         self.seed, self.rotations, self.distortion = seed, rotations, distortion
         with tf.device("CPU"):
             self._images = tf.constant(data.images)
             self._counts, self._starts = tf.constant(data.counts), tf.constant(data.starts)
 
+    def episode(self, index: int) -> dict[str, np.ndarray]:
+        """Episode `index`, without padding; `classes [N]` are places in `data.names`."""
+        episode = super().episode(index)
+        counted = episode["support_y"] >= 0
+        return episode | {name: episode[name][counted] for name in ("support_x", "support_y")}
+
     def draw(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One episode; see `episode`. Its `classes [N]` are places in `data.names`."""
+        """One episode, padded; see `episode`."""
         images, classes = self._draw_images(index)
         labels = tf.range(self.ways)
         flat = [-1, *self.data.images.shape[1:]]
         return {
-            "support_x": tf.reshape(images[:, : self.shots], flat),
-            "support_y": tf.repeat(labels, self.shots),
-            "query_x": tf.reshape(images[:, self.shots :], flat),
+            "support_x": tf.reshape(images[:, : self._most], flat),
+            "support_y": self._draw_support_labels(index),
+            "query_x": tf.reshape(images[:, self._most :], flat),
             "query_y": tf.repeat(labels, self.queries),
             "classes": classes // _TURNS if self.rotations else classes,
         }
+
+    def _draw_support_labels(self, index: tf.Tensor) -> tf.Tensor:
+        """Labels `[N * most]` of the support images, -1 for those that are padding."""
+        labels = tf.repeat(tf.range(self.ways), self._most)
+        if self._least == self._most:
+            return labels
+        seed = tf.random.experimental.stateless_fold_in(_seeds(self.seed, index, 1)[0], 1)
+        counts = tf.random.stateless_uniform(
+            [self.ways], seed, self._least, self._most + 1, tf.int32
+        )
+        counted = tf.range(self._most) < counts[:, tf.newaxis]
+        return tf.where(tf.reshape(counted, [-1]), labels, -1)
 
     def _draw_images(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Images `[N, K + Q, H, W, C]` of distinct classes, and which classes of all they are."""
         class_seed, image_seed, turn_seed, distortion_seed = _seeds(self.seed, index, 4)
         classes = _distinct(class_seed, tf.fill([1], len(self.data.names)), self.ways)[0]
-        rows = _distinct(image_seed, tf.gather(self._counts, classes), self.shots + self.queries)
+        rows = _distinct(image_seed, tf.gather(self._counts, classes), self._most + self.queries)
         rows += tf.gather(self._starts, classes)[:, tf.newaxis]
         images = tf.gather(self._images, rows)
         if self.distortion:
@@ -169,7 +193,7 @@ class ClassSampler(EpisodeSampler):
             "support_x": tf.zeros([0, *shape], images.dtype),
             "support_y": tf.zeros([0], tf.int32),
             "query_x": tf.reshape(images, [-1, *shape]),
-            "query_y": tf.repeat(tf.cast(classes, tf.int32), self.shots + self.queries),
+            "query_y": tf.repeat(tf.cast(classes, tf.int32), self._most + self.queries),
         }
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from anil_tf.losses import RowLoss, mean_over_rows
+from anil_tf.losses import RowLoss, task_loss
 
 Tensors = Sequence[tf.Tensor]
 
@@ -170,7 +170,7 @@ def adapt_linear(
     def residual(logits: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             tape.watch(logits)
-            task_losses = tf.reduce_sum(mean_over_rows(loss, labels, logits))
+            task_losses = tf.reduce_sum(task_loss(loss, labels, logits))
         gradient = tape.gradient(task_losses, logits)
         return tf.stop_gradient(gradient) if first_order else gradient
 

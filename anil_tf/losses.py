@@ -178,26 +178,37 @@ def _one_per_row(rows: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return rows
 
 
-def counted_rows(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """1 for a row that takes part in adaptation, 0 for padding; the dtype is that of `logits`.
+def row_weights(
+    labels: tf.Tensor, ways: int | tf.Tensor, dtype: tf.DType = tf.float32
+) -> tf.Tensor:
+    """Weight of each support row in the loss of its task; the weights of a task sum to 1.
 
-    Integer labels outside `0..N-1` are padding. Regression targets always count.
+    Every class counts alike, however many rows it has: of P classes that have rows, a row of a
+    class with n rows weighs 1 / (P n). With equally many rows for each class that is 1 / M. Integer
+    labels outside `0..N-1` are padding and weigh nothing. Regression targets weigh 1 / M.
 
     Args:
         labels: Integers `[..., M]`, or float targets `[..., M, N]`.
-        logits: Floats, `[..., M, N]`.
+        ways: Number of classes, N.
+        dtype: Dtype of the weights.
 
     Returns:
         `[..., M]`.
     """
     if labels.dtype.is_floating:
-        return tf.ones_like(logits[..., 0])
-    ways = tf.cast(tf.shape(logits)[-1], labels.dtype)
-    return tf.cast((labels >= 0) & (labels < ways), logits.dtype)
+        ones = tf.ones_like(labels[..., 0], dtype)
+        return ones / tf.reduce_sum(ones, axis=-1, keepdims=True)
+    one_hot = tf.one_hot(tf.cast(labels, tf.int32), ways, dtype=dtype)
+    rows_of_class = tf.reduce_sum(one_hot, axis=-2, keepdims=True)
+    classes = tf.reduce_sum(tf.minimum(rows_of_class, 1.0), axis=-1)
+    rows_alike = tf.reduce_sum(one_hot * rows_of_class, axis=-1)  # 0 for padding
+    return tf.math.divide_no_nan(tf.minimum(rows_alike, 1.0), classes * rows_alike)
 
 
-def mean_over_rows(loss: RowLoss, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """The loss of a task: the mean over the rows that count (zero when none does).
+def task_loss(loss: RowLoss, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Loss of a task: the mean over its classes of the mean over the rows of each class.
+
+    Zero where every row is padding.
 
     Args:
         loss: A row loss.
@@ -205,12 +216,11 @@ def mean_over_rows(loss: RowLoss, labels: tf.Tensor, logits: tf.Tensor) -> tf.Te
         logits: Floats, `[..., M, N]`.
 
     Returns:
-        `[...]`, one loss a task.
+        `[...]`, one loss per task.
     """
-    counted = counted_rows(labels, logits)
+    weights = row_weights(labels, tf.shape(logits)[-1], logits.dtype)
     # Padding rows are selected away, not multiplied by zero: 0 * inf would be NaN.
-    rows = tf.where(counted > 0, loss(labels, logits), 0.0)
-    return tf.reduce_sum(rows, axis=-1) / tf.maximum(tf.reduce_sum(counted, axis=-1), 1.0)
+    return tf.reduce_sum(tf.where(weights > 0, weights * loss(labels, logits), 0.0), axis=-1)
 
 
 class QueryLoss(keras.losses.Loss):

@@ -15,7 +15,7 @@ from anil_tf.embedding import Norm
 from anil_tf.episodic import EpisodicModel
 from anil_tf.heads import LinearHead
 from anil_tf.inner_loop import tape_loop
-from anil_tf.losses import mean_over_rows
+from anil_tf.losses import task_loss
 from anil_tf.outer_loop import Predictions
 
 
@@ -75,7 +75,7 @@ def adapt_task(
     def support_loss(adapted: Sequence[tf.Tensor]) -> tf.Tensor:
         weights = merge(adapted)
         features, _ = model.embedding.run(support, weights.body)
-        return mean_over_rows(model.row_loss, labels, apply_head(model, weights.head, features))
+        return task_loss(model.row_loss, labels, apply_head(model, weights.head, features))
 
     adapted = tape_loop(
         support_loss,

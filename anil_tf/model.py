@@ -8,7 +8,7 @@ import tensorflow as tf
 from anil_tf.adaptive import AdaptiveModel
 from anil_tf.heads import LinearHead
 from anil_tf.inner_loop import adapt_linear, tape_loop
-from anil_tf.losses import mean_over_rows
+from anil_tf.losses import task_loss
 from anil_tf.outer_loop import Predictions
 from anil_tf.tasks import sizes
 
@@ -113,7 +113,7 @@ class ANIL(AdaptiveModel):
             tf.tile(value[tf.newaxis], [tasks] + [1] * value.shape.rank) for value in initial
         ]
         adapted = tape_loop(
-            lambda head: mean_over_rows(self.row_loss, labels, self.head.apply(head, support)),
+            lambda head: task_loss(self.row_loss, labels, self.head.apply(head, support)),
             parameters,
             learning_rate,
             steps,

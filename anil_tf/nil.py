@@ -8,6 +8,7 @@ import tensorflow as tf
 from anil_tf.embedding import Norm
 from anil_tf.episodic import EpisodicModel
 from anil_tf.heads import LinearHead
+from anil_tf.losses import row_weights
 from anil_tf.outer_loop import Predictions
 
 
@@ -15,7 +16,9 @@ def cosine_scores(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, ways:
     """Scores of a head without parameters (Raghu et al. 2020, section 5).
 
     The score of a class is the sum over the support set of the cosine to each of its features x,
-    weighted by their one-hot labels:  s_n = sum_m [y_m = n] cos(q, x_m).
+    weighted by their one-hot labels:  s_n = sum_m v_m [y_m = n] cos(q, x_m). The paper has v_m = 1.
+    Here v_m = M / (P n) for a row of a class with n of the M rows, P classes having rows: the same
+    where classes have equally many rows, and no advantage for a class that has more.
 
     Args:
         support: Features `[..., M, D]`.
@@ -28,7 +31,10 @@ def cosine_scores(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, ways:
     """
     unit_support, unit_query = (tf.math.l2_normalize(rows, axis=-1) for rows in (support, query))
     cosines = tf.matmul(unit_query, unit_support, transpose_b=True)
-    return tf.matmul(cosines, tf.one_hot(labels, ways, dtype=cosines.dtype))
+    weights = row_weights(labels, ways, cosines.dtype)
+    weights *= tf.reduce_sum(tf.sign(weights), axis=-1, keepdims=True)
+    one_hot = tf.one_hot(labels, ways, dtype=cosines.dtype)
+    return tf.matmul(cosines, weights[..., tf.newaxis] * one_hot)
 
 
 def predict_by_cosines(

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from anil_tf import keras_private
+from anil_tf.support import keras_private
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from anil_tf import keras_private, losses
+from anil_tf import losses
 from anil_tf.distribution import DistributedFit
 from anil_tf.episode_data import NewEpisodes, check_kind, check_labels, labels_in_one_line
+from anil_tf.support import keras_private
 
 
 class Predictions(NamedTuple):

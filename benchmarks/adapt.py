@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 from anil_tf import backbones
 from anil_tf.export import layout
-from anil_tf.export.graphs import Graphs, InitialHead, build_graphs
-from anil_tf.export.litert import export_litert
-from anil_tf.export.onnx import export_onnx
 from anil_tf.export.signatures import declare
-from anil_tf.figures import write_json
+from anil_tf.export.writers.graphs import Graphs, InitialHead, build_graphs, weigh_rows
+from anil_tf.export.writers.litert import export_litert
+from anil_tf.export.writers.onnx import export_onnx
+from anil_tf.support.json_files import write_json
 
 ROWS, WAYS = 25, 5
 SIZES, STEPS = (64, 1600), (10, 100)
@@ -46,8 +46,7 @@ def plain_adapt(
     """Gradient descent as it is written in the paper; the signature is that of `adapt`."""
     targets = tf.cast(labels[:, tf.newaxis] == tf.range(tf.size(bias)), tf.float32)
     counted = tf.reduce_sum(targets, axis=1, keepdims=True)
-    rows = tf.reduce_sum(counted)
-    weights = counted / tf.maximum(rows, 1.0)
+    weights = weigh_rows(targets)
     features = tf.where(counted > 0.0, features, 0.0)
 
     def loss(kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
@@ -70,7 +69,7 @@ def plain_adapt(
         "adapted_bias": adapted_bias,
         "initial_loss": loss(kernel, bias),
         "final_loss": loss(adapted_kernel, adapted_bias),
-        "rows_used": tf.cast(rows, tf.int32),
+        "rows_used": tf.cast(tf.reduce_sum(counted), tf.int32),
     }
 
 

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from anil_tf.export.runtime import BundleRuntime, open_bundle
-from anil_tf.figures import write_json
+from anil_tf.support.json_files import write_json
 from benchmarks.serving_bundle import make_bundle
 
 ROWS, WAYS, STEPS = 25, 5, 10

@@ -2,7 +2,8 @@
 
     python -m benchmarks.bulk_engines
 
-Why `anil_tf.export.gram` is in NumPy. Tiles of tasks in memory, the steps unrolled for the others.
+Why `anil_tf.export.bulk.gram` is in NumPy. Tiles of tasks in memory, the steps unrolled for the
+others.
 """
 
 import os
@@ -19,7 +20,7 @@ import onnxruntime
 import tensorflow as tf
 import tf2onnx
 
-from anil_tf.export.gram import adapt_tasks
+from anil_tf.export.bulk.gram import adapt_tasks
 
 TILE, ROWS, SIZE, WAYS, STEPS, RATE = 256, 25, 64, 5, 10, 0.05
 CALLS = 100

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from anil_tf.export.head import Head, fit_head, read_head
 from anil_tf.export.runtime import open_bundle
-from anil_tf.figures import write_json
 from anil_tf.metrics import mean_and_ci95
+from anil_tf.support.json_files import write_json
 from anil_tf.training.recipe import Data, Evaluation
 from anil_tf.training.samplers import make_sampler
 

@@ -23,9 +23,9 @@ from anil_tf.export.client import FewShotClient
 from anil_tf.export.head import Head
 from anil_tf.export.manifest import Manifest, read_manifest
 from anil_tf.export.runtime import open_bundle
-from anil_tf.export.serving import served_name
-from anil_tf.export.transport import ServingError
-from anil_tf.figures import write_json
+from anil_tf.export.serving.files import served_name
+from anil_tf.export.serving.transport import ServingError
+from anil_tf.support.json_files import write_json
 from benchmarks.serving_bundle import make_bundle
 
 PROCESSES = 4  # of clients, so that they do not wait for each other's interpreter

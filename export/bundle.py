@@ -15,22 +15,23 @@ import tensorflow as tf
 
 import anil_tf
 from anil_tf.export import layout
-from anil_tf.export.backbone import with_precision
-from anil_tf.export.graphs import Graphs, InitialHead, build_graphs
-from anil_tf.export.litert import export_litert, quantize_litert
-from anil_tf.export.litert_trainer import export_trainer
 from anil_tf.export.manifest import Manifest, list_files
-from anil_tf.export.model_card import write_model_card
-from anil_tf.export.onnx import export_onnx, quantize_onnx
-from anil_tf.export.saved_model import export_saved_model
-from anil_tf.export.serving import served_name, write_serving
+from anil_tf.export.serving.files import served_name, write_serving
+from anil_tf.export.serving.warmup import choose_requests, write_warmup
 from anil_tf.export.signatures import declare
-from anil_tf.export.verification import Verification, choose_episodes
-from anil_tf.export.verify import verify_bundle
-from anil_tf.export.warmup import choose_requests, write_warmup
+from anil_tf.export.verify.checks import verify_bundle
+from anil_tf.export.verify.episodes import Verification, choose_episodes
+from anil_tf.export.writers.graphs import Graphs, InitialHead, build_graphs
+from anil_tf.export.writers.litert import export_litert, quantize_litert
+from anil_tf.export.writers.litert_trainer import export_trainer
+from anil_tf.export.writers.model_card import write_model_card
+from anil_tf.export.writers.onnx import export_onnx, quantize_onnx
+from anil_tf.export.writers.precision import with_precision
+from anil_tf.export.writers.saved_model import export_saved_model
 from anil_tf.heads import LinearHead
 from anil_tf.model import ANIL
-from anil_tf.untrusted import load_model, read_arrays, read_toml
+from anil_tf.saving import load_model
+from anil_tf.support.untrusted import read_arrays, read_toml
 
 EXPORTERS: dict[str, Callable[[Graphs, Path], None]] = {
     "saved_model": export_saved_model,

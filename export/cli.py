@@ -1,17 +1,19 @@
-"""`anil export`, `verify`, `adapt` and `predict`.
+"""`anil export`, `verify`, `adapt`, `predict` and `adapt-many`.
 
-The last two run on ONNX Runtime and never import TensorFlow, so they start at once. What a command
-needs is imported when it runs.
+The last three run on ONNX Runtime and never import TensorFlow, so they start at once. What a
+command needs is imported when it runs.
 """
 
+import os
 import sys
+import time
 from pathlib import Path
 
 import click
 
-from anil_tf.figures import write_json
-from anil_tf.hints import say_next
-from anil_tf.quiet import import_tensorflow, native_notes_kept
+from anil_tf.support.hints import say_next
+from anil_tf.support.json_files import write_json
+from anil_tf.support.quiet import import_tensorflow, native_notes_kept
 
 SHOWN = 5  # classes a line of `predict`
 
@@ -40,7 +42,7 @@ def export(
     """Export a trained RUN as a bundle, verified against a float64 reference."""
     import_tensorflow()
     from anil_tf.export.bundle import export_bundle
-    from anil_tf.export.verify import format_parity
+    from anil_tf.export.verify.checks import format_parity
 
     with native_notes_kept():
         manifest = export_bundle(run, output, targets.split(","), int8, trainer)
@@ -57,7 +59,7 @@ def export(
 def verify(bundle: Path, json_file: Path | None) -> None:
     """Compare every runtime of a BUNDLE with the float64 reference on fixed episodes."""
     import_tensorflow()
-    from anil_tf.export.verify import format_parity, verify_bundle
+    from anil_tf.export.verify.checks import format_parity, verify_bundle
 
     with native_notes_kept():
         parity, skipped = verify_bundle(bundle)
@@ -158,3 +160,103 @@ def predict(
         click.echo(f"{path}: {', '.join(shown)}")
     write_json(json_file, predictions)
     say_next("adapt", bundle, "--from", head_file, "--support", "MORE", "--output", "more.npz")
+
+
+@click.command("adapt-many")
+@click.argument("bundle", type=_FOLDER)
+@click.option(
+    "--tasks",
+    required=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="A Parquet or TFRecord file, or a folder of them, with a task a row or example: columns "
+    "task, labels, and features or images.",
+)
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the heads; an unfinished run in it is continued.",
+)
+@click.option("--steps", type=click.IntRange(min=0), help="Steps; the bundle's own by default.")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Learning rate; the bundle's own by default.",
+)
+@click.option(
+    "--runner",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Processes of this machine, or the Ray cluster of RAY_ADDRESS.",
+)
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Local processes; one a core by default."
+)
+@_json
+def adapt_many(
+    bundle: Path,
+    tasks: Path,
+    output: Path,
+    steps: int | None,
+    learning_rate: float | None,
+    runner: str,
+    workers: int | None,
+    json_file: Path | None,
+) -> None:
+    """Fit a head for BUNDLE's backbone to each of many tasks."""
+    try:
+        from anil_tf.export.bulk import run as bulk
+        from anil_tf.export.bulk import runners
+    except ModuleNotFoundError as error:
+        raise ImportError("adapt-many needs: pip install pyarrow") from error
+    from tqdm import tqdm
+
+    start = time.perf_counter()
+    job, chunks = bulk.prepare(bundle, tasks, output, learning_rate, steps)
+    before = {chunk: bulk.find_done(job, chunk) for chunk in chunks}
+    finished = [done for done in before.values() if done]
+    waiting = [chunk for chunk, done in before.items() if not done]
+    if runner == "ray":
+        running = runners.run_ray(job, waiting)
+    else:
+        running = runners.run_local(job, waiting, workers or os.cpu_count() or 1)
+    now = []
+    total = sum(chunk.tasks for chunk in waiting)
+    with tqdm(total=total, desc="Heads", unit=" tasks", disable=None) as progress:
+        for done in running:
+            now.append(done)
+            progress.update(done.heads + done.errors)
+    bulk.clear_unfinished(output)
+    seconds = time.perf_counter() - start
+
+    heads = sum(done.heads for done in now)
+    errors = sum(done.errors for done in now + finished)
+    earlier = sum(done.heads for done in finished)
+    click.echo(
+        f"{heads + earlier} heads" + f", {earlier} of them from before" * bool(earlier) + ". "
+        f"{seconds:.1f} s, {heads / seconds:.0f} heads a second. Wrote {output}"
+    )
+    if errors:
+        click.echo(f"{errors} tasks could not be learned: {output / bulk.ERRORS} says why")
+    rose = sum(done.rose for done in now + finished)
+    incomplete = sum(done.incomplete for done in now + finished)
+    if rose:
+        click.echo(f"Warning: the support loss of {rose} heads rose", err=True)
+    if incomplete:
+        click.echo(f"Warning: {incomplete} heads have a class without a row", err=True)
+    write_json(
+        json_file,
+        {
+            "loss_rose": rose,
+            "incomplete": incomplete,
+            "heads": heads + earlier,
+            "heads_from_before": earlier,
+            "errors": errors,
+            "seconds": seconds,
+            "runner": runner,
+        },
+    )
+    click.echo(
+        "Next: anil_tf.export.bulk.read_heads reads them, one task after the other", err=True
+    )

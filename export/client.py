@@ -10,6 +10,7 @@ The server holds the backbone; a head, a few kilobytes, is held by whoever asked
 """
 
 import importlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,9 +19,10 @@ import numpy as np
 
 from anil_tf.export.head import Head
 from anil_tf.export.manifest import Manifest
-from anil_tf.export.serving import served_name
+from anil_tf.export.runtime import Adaptation
+from anil_tf.export.serving.files import served_name
+from anil_tf.export.serving.transport import Transport
 from anil_tf.export.signatures import bind, declare
-from anil_tf.export.transport import Transport
 
 BATCH = 32  # images a request: 0.7 MB of 84 x 84 colour images
 
@@ -110,14 +112,19 @@ class FewShotClient:
 
         Raises:
             ServingError: The server refused, or did not answer in time.
-            ValueError: The inputs do not fit the model, or no image is left.
+            ValueError: The inputs do not fit the model, or a class has no image.
+
+        Warns:
+            UserWarning: The support loss rose.
         """
         labels = np.asarray(labels)
         if names is None:
             names = [str(label) for label in range(int(labels.max(initial=-1)) + 1)]
+        if missing := [name for label, name in enumerate(names) if not (labels == label).any()]:
+            raise ValueError(f"there must be at least one image of {missing[0]!r}. Received: none")
         start = self._initial_head(len(names))
         features = self.features(images)
-        adapted = self.call(
+        outputs = self.call(
             "adapt",
             features=features,
             labels=labels,
@@ -125,12 +132,13 @@ class FewShotClient:
             learning_rate=self.manifest.inner_lr if learning_rate is None else learning_rate,
             steps=self.manifest.inner_steps if steps is None else steps,
         )
-        if not adapted["rows_used"]:
-            raise ValueError(f"no image has a label in 0..{len(names) - 1}: nothing to learn from")
+        adapted = Adaptation.from_outputs(outputs)
+        if adapted.doubt:
+            warnings.warn(adapted.doubt, stacklevel=2)
         counted = (labels >= 0) & (labels < len(names))
         return Head(
-            adapted["adapted_kernel"],
-            adapted["adapted_bias"],
+            adapted.kernel,
+            adapted.bias,
             tuple(names),
             features[counted],
             labels[counted].astype(np.int32),
@@ -188,8 +196,11 @@ class FewShotClient:
 
 # Imported when asked for: REST must not need TensorFlow.
 TRANSPORTS = {
-    "grpc": ("grpc_transport:GrpcTransport", "pip install tensorflow-serving-api"),
-    "http": ("rest_transport:RestTransport", "pip install urllib3"),
+    "grpc": (
+        "anil_tf.export.serving.grpc_transport:GrpcTransport",
+        "pip install tensorflow-serving-api",
+    ),
+    "http": ("anil_tf.export.serving.rest_transport:RestTransport", "pip install urllib3"),
 }
 
 
@@ -205,7 +216,7 @@ def connect(url: str, timeout: float) -> Transport:
     target, install = TRANSPORTS[protocol]
     module, name = target.split(":")
     try:
-        transport = getattr(importlib.import_module(f"anil_tf.export.{module}"), name)
+        transport = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         raise ImportError(f"A client of {protocol}:// needs: {install}") from error
     if protocol == "http":

@@ -6,6 +6,7 @@ head is fitted anew, and is the one that learning all its classes at once would 
 features tell something of the images. Whoever gets the file gets them; a removed class's are gone.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from anil_tf.export.manifest import Manifest
-from anil_tf.export.runtime import Adaptation, BundleRuntime
+from anil_tf.export.runtime.base import Adaptation, BundleRuntime
 from anil_tf.export.signatures import Signature, Tensor, bind
-from anil_tf.files import replacing
-from anil_tf.untrusted import read_arrays
+from anil_tf.support.files import replacing
+from anil_tf.support.untrusted import read_arrays
 
 HEAD_BYTES = 2**30  # of a stranger's head, at most
 
@@ -80,6 +81,9 @@ def fit_head(
 
     Raises:
         ValueError: There are too few or too many classes, or adaptation diverges.
+
+    Warns:
+        UserWarning: The support loss rose.
     """
     names = tuple(sorted(support))
     kernel, bias = runtime.initial_head(len(names))
@@ -98,6 +102,8 @@ def fit_head(
             f"Adaptation failed: the loss is {adapted.final_loss:.4g} after {steps} steps at "
             f"learning rate {rate:.4g}. {cause}"
         )
+    if adapted.doubt:
+        warnings.warn(adapted.doubt, stacklevel=2)
     head = Head(
         adapted.kernel, adapted.bias, names, features, labels, runtime.manifest.backbone_sha256
     )

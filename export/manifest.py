@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from anil_tf.export import layout
-from anil_tf.figures import write_json
-from anil_tf.untrusted import read_bytes
+from anil_tf.support.json_files import write_json
+from anil_tf.support.untrusted import read_bytes
 
 
 class File(pydantic.BaseModel):
@@ -62,7 +62,7 @@ class Manifest(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     name: str
     image_shape: tuple[Annotated[int, pydantic.Field(ge=1, le=2**14)], ...]
     image_dtype: Literal["uint8", "float32"]
@@ -86,6 +86,11 @@ class Manifest(pydantic.BaseModel):
     def write(self, bundle: Path) -> None:
         """Write `manifest.json` into a bundle's folder."""
         write_json(bundle / layout.MANIFEST, self.model_dump(mode="json"))
+
+    @property
+    def balanced(self) -> bool:
+        """Whether `adapt` counts every class alike; in bundles of schema 1 every row does."""
+        return self.schema_version >= 2
 
     @property
     def metadata(self) -> dict[str, str]:

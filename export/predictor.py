@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 from anil_tf.datasets.folder import read_image
 from anil_tf.datasets.images import to_array
 from anil_tf.export.head import Head, fit_head, read_head
-from anil_tf.export.onnx_runtime import OnnxRuntime
-from anil_tf.export.runtime import Adaptation
+from anil_tf.export.runtime.base import Adaptation
+from anil_tf.export.runtime.onnx import OnnxRuntime
 
 BATCH = 32  # images a call of the backbone
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from anil_tf.cli import COMMANDS, main
-from benchmarks import results
+from docs import results
 
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 # A page that has its browser fetch something from another host.

@@ -1,6 +1,7 @@
 """The rules of the house: which package may import which, and what no file may hold."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+PACKAGES = {"anil_tf": "anil_tf", "training": "anil_tf.training", "export": "anil_tf.export"}
 # Folder, what it imports as, and the packages that it must not import.
 RULES = [
     ("anil_tf", "anil_tf", ("anil_tf.training", "anil_tf.export")),
@@ -54,6 +56,84 @@ def test_data_flows_one_way(repository, folder, package, forbidden):
         if is_within(name, forbidden)
     ]
     assert not wrong, f"{package}: {wrong}"
+
+
+def test_the_top_floors_can_be_seen_at_a_glance(repository):
+    assert len(list((repository / "export").glob("*.py"))) <= 10
+    assert len(list((repository / "training").glob("*.py"))) <= 14
+
+
+def without_type_checking(source: str) -> str:
+    """The source without its `if TYPE_CHECKING:` blocks, which nothing runs."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name):
+            if node.test.id == "TYPE_CHECKING":
+                node.body = [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Which of the modules each module imports; a late import counts."""
+    graph = {}
+    for module, source in sources.items():
+        names = {name for name in imported_names(without_type_checking(source))}
+        # `from a import b` is of the module a.b where there is one, else of a.
+        deepest = {name for name in names if name in sources}
+        parents = {name for name in deepest if any(n.startswith(f"{name}.") for n in deepest)}
+        graph[module] = {name for name in deepest - parents if name != module}
+    return graph
+
+
+def find_circle(graph: dict[str, set[str]]) -> list[str]:
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def module_sources(repository: Path) -> dict[str, str]:
+    """The source of every module, by the name that it imports as."""
+    sources = {}
+    for folder, package in PACKAGES.items():
+        for file in (repository / folder).rglob("*.py"):
+            parts = file.relative_to(repository / folder).with_suffix("").parts
+            name = ".".join([package, *(part for part in parts if part != "__init__")])
+            sources[name] = file.read_text(encoding="utf-8")
+    return sources
+
+
+def room(module: str) -> str:
+    """The file or the folder at the top of its package that a module is of or in."""
+    package = max((name for name in PACKAGES.values() if is_within(module, (name,))), key=len)
+    rest = module.removeprefix(package).strip(".")
+    return f"{package}.{rest.partition('.')[0]}"
+
+
+def test_a_circle_is_found():
+    sources = {
+        "a": "from a import b",
+        "a.b": "def late():\n    import a.c",
+        "a.c": "from a.b import x",
+    }
+    assert find_circle(import_graph(sources)) == ["a.b", "a.c", "a.b"]
+    sources["a.c"] = "if TYPE_CHECKING:\n    from a.b import x"
+    assert not find_circle(import_graph(sources))
+
+
+def test_no_files_import_each_other_in_a_circle(repository):
+    graph = import_graph(module_sources(repository))
+    assert len(graph) > 80 and sum(map(len, graph.values())) > 200
+    assert not find_circle(graph)
+
+
+def test_no_folders_import_each_other_in_a_circle(repository):
+    rooms: dict[str, set[str]] = {}
+    for module, imported in import_graph(module_sources(repository)).items():
+        rooms.setdefault(room(module), set()).update(map(room, imported))
+    assert {"anil_tf.support", "anil_tf.export.runtime", "anil_tf.training.report"} <= rooms.keys()
+    assert not find_circle({name: found - {name} for name, found in rooms.items()})
 
 
 @pytest.mark.parametrize("module", ["anil_tf", "anil_tf.cli", "anil_tf.training", "anil_tf.export"])

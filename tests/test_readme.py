@@ -112,7 +112,7 @@ def test_the_predictor_learns_from_files(desk, at_the_desk, capsys):
 @pytest.mark.slow
 def test_the_client_learns_on_a_server(desk):
     from anil_tf.export.manifest import read_manifest
-    from anil_tf.export.serving import served_name
+    from anil_tf.export.serving.files import served_name
     from tests.export.serving.server import serve_bundle
 
     manifest = read_manifest(desk / "bundle")

@@ -19,15 +19,16 @@ from tqdm.auto import tqdm
 
 from anil_tf.episodes import EpisodeSampler
 from anil_tf.episodic import EpisodicModel
-from anil_tf.figures import write_json
 from anil_tf.maml import Weights, adapt_task, adapting_weights, apply_head, initial_weights
 from anil_tf.metrics import mean_and_ci95
 from anil_tf.nil import predict_by_cosines
+from anil_tf.saving import load_model
 from anil_tf.similarity import as_rows, linear_cka, svcca
+from anil_tf.support.json_files import write_json
 from anil_tf.training.recipe import Recipe, read_recipe
 from anil_tf.training.samplers import make_sampler
 from anil_tf.training.train import build_model
-from anil_tf.untrusted import load_model
+from anil_tf.training.wording import percent, share
 
 TASK = ("support_x", "support_y", "query_x")
 HEAD = "head"
@@ -79,7 +80,7 @@ def analyze(
         "speed": measure_speed(recipe, sampler),
     }
     write_json(run / "analysis.json", figures)
-    from anil_tf.training.pictures import draw_analysis
+    from anil_tf.training.report.pictures import draw_analysis
 
     draw_analysis(figures, run / "analysis.png")
     return figures
@@ -318,13 +319,3 @@ def format_analysis(figures: dict[str, Any]) -> str:
         label = name.replace("_", " ")
         lines.append(f"{label:<22}{row['anil']:<10.1f}{row['maml']:<10.1f}{row['ratio']:.1f}")
     return "\n".join(lines)
-
-
-def percent(row: dict[str, Any]) -> str:
-    """An accuracy and its interval."""
-    return f"{row['accuracy']:.1%} +- {row['ci95']:.1%}"
-
-
-def share(value: float | None, interval: float | None) -> str:
-    """A similarity and its interval; a dash where it is not defined."""
-    return "-" if value is None else f"{value:.3f} +- {interval:.3f}"

@@ -1,6 +1,7 @@
 """What watches over a training: the bar, a request to stop, and numbers that go wrong."""
 
 import contextlib
+import importlib.util
 import logging
 import math
 import shlex
@@ -207,3 +208,17 @@ def resume_command(output: Path, data_dir: Path | None, strategy: str) -> str:
     words += ["--data-dir", str(data_dir)] if data_dir else []
     words += ["--strategy", strategy] if strategy != "none" else []
     return shlex.join([*words, "--resume"])
+
+
+def scalar_writers(folder: Path) -> list[keras.callbacks.Callback]:
+    """Keras's own callback, which writes the scalars of every epoch into a folder.
+
+    Args:
+        folder: For `tensorboard --logdir`; those of several runs compare below one folder.
+
+    Returns:
+        The callback, or nothing where TensorBoard is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        return []
+    return [keras.callbacks.TensorBoard(folder, write_graph=False)]

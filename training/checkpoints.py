@@ -21,7 +21,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from anil_tf.files import clear_partial, replacing
+from anil_tf.support.files import clear_partial, replacing
 
 KEEP = 3
 STATE = "training.json"

@@ -1,16 +1,18 @@
 """Commands that make and measure runs: train, evaluate, datasets."""
 
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from anil_tf.export.runtime import RUNTIMES
-from anil_tf.figures import write_json
-from anil_tf.hints import did_you_mean, say_next
-from anil_tf.quiet import import_tensorflow
+from anil_tf.support.hints import did_you_mean, say_next
+from anil_tf.support.json_files import write_json
+from anil_tf.support.quiet import import_tensorflow
 
 _PATH = click.Path(path_type=Path)
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -39,6 +41,21 @@ def _say_next(command: str, *words: str | Path) -> None:
     context = click.get_current_context()
     typed = context.get_parameter_source("data_dir") is ParameterSource.COMMANDLINE
     say_next(command, *words, *(["--data-dir", context.params["data_dir"]] if typed else []))
+
+
+class _Shots(click.ParamType):
+    """A number of support images, `5`, or a range of them, `1-10`."""
+
+    name = "K|A-B"
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> int | tuple[int, int]:
+        """An integer, or the two ends of the range."""
+        match = re.fullmatch(r"([1-9]\d*)(?:-([1-9]\d*))?", str(value))
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            self.fail(f"{value!r} is neither a number, such as 5, nor a range, such as 1-10.")
+        return (int(match[1]), int(match[2])) if match[2] else int(match[1])
 
 
 class _Train(click.Command):
@@ -115,7 +132,12 @@ def train(
 @_data_dir
 @click.option("--episodes", type=click.IntRange(min=2), help="[default: the recipe's]")
 @click.option("--ways", type=click.IntRange(min=1), help="[default: the recipe's]")
-@click.option("--shots", type=click.IntRange(min=1), help="[default: the recipe's]")
+@click.option(
+    "--shots",
+    type=_Shots(),
+    help="Support images per class; 1-10 draws a number from 1 to 10 for each class. "
+    "[default: the recipe's]",
+)
 @click.option("--queries", type=click.IntRange(min=1), help="A class. [default: the recipe's]")
 @click.option("--steps", type=click.IntRange(min=0), help="Inner steps. [default: the recipe's]")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test")
@@ -133,7 +155,7 @@ def evaluate(
     data_dir: Path | None,
     episodes: int | None,
     ways: int | None,
-    shots: int | None,
+    shots: int | tuple[int, int] | None,
     queries: int | None,
     steps: int | None,
     split: str,
@@ -240,8 +262,8 @@ def reproduce(
     finished stages are kept and an interrupted one goes on.
     """
     import_tensorflow()
-    from anil_tf.training.reproduce import STUDIES
-    from anil_tf.training.reproduce import reproduce as reproduce_study
+    from anil_tf.training.study.reproduce import STUDIES
+    from anil_tf.training.study.reproduce import reproduce as reproduce_study
 
     output = output or Path(study)
     rows = reproduce_study(STUDIES[study], output, data_dir, budget)
@@ -273,8 +295,8 @@ def datasets(name: str | None, data_dir: Path | None, output: Path | None) -> No
 
 
 def _show_classes(name: str, data_dir: Path | None, output: Path | None) -> None:
-    from anil_tf.training.contact_sheet import describe_classes, draw_contact_sheet
     from anil_tf.training.recipe import Data, read_recipe, recipe_names
+    from anil_tf.training.report.contact_sheet import describe_classes, draw_contact_sheet
 
     recipes = {known: read_recipe(known) for known in recipe_names()}
     sources = {recipe.data.name: recipe.data for recipe in recipes.values() if recipe.data.name}

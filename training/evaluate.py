@@ -1,7 +1,7 @@
 """Accuracy over episodes of unseen classes, on any runtime."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ from tqdm.auto import tqdm
 
 from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.export.runtime import Runtime, open_bundle
-from anil_tf.figures import write_json
 from anil_tf.metrics import mean_and_ci95
 from anil_tf.nil import cosine_scores
+from anil_tf.support.json_files import write_json
 from anil_tf.training.keras_runtime import KerasRuntime
 from anil_tf.training.recipe import Data, Evaluation, read_recipe
 from anil_tf.training.samplers import make_sampler
@@ -38,7 +38,8 @@ def evaluate_episodes(
     Returns:
         `accuracy`, `ci95`, `accuracy_before_adaptation`, `ci95_before_adaptation` in 0..1, for a
         regression `mse`... in their place; and the protocol: `episodes`, `ways`, `shots`,
-        `queries`, `nil`, `inner_steps`, `inner_lr`, `runtime`.
+        `queries`, `nil`, `inner_steps`, `inner_lr`, `runtime`. Where the sampler draws unequal
+        shots also `accuracy_by_shots`, by the number of support images that a class had.
 
     Raises:
         ValueError: NIL of a regression, which has no classes.
@@ -52,6 +53,7 @@ def evaluate_episodes(
         ways, score, metric = sampler.ways, _accuracy, "accuracy"
     inner_steps = runtime.inner_steps if inner_steps is None else inner_steps
     before, after = np.empty(episodes), np.empty(episodes)
+    by_shots: dict[int, list[float]] = {}
     for index in tqdm(range(episodes), f"Evaluating ({runtime.name})", unit="ep", disable=None):
         episode = sampler.episode(index)
         if nil:
@@ -61,6 +63,9 @@ def evaluate_episodes(
         else:
             answers = _answer_by_head(runtime, episode, ways, inner_steps)
         before[index], after[index] = (score(logits, episode["query_y"]) for logits in answers)
+        if not isinstance(sampler.shots, int):
+            for shots, accuracy in _accuracy_of_classes(answers[1], episode):
+                by_shots.setdefault(shots, []).append(accuracy)
 
     value, interval = mean_and_ci95(after)
     initial_value, initial_interval = mean_and_ci95(before)
@@ -77,7 +82,7 @@ def evaluate_episodes(
         "inner_steps": 0 if nil else inner_steps,
         "inner_lr": runtime.inner_lr,
         "runtime": runtime.name,
-    }
+    } | ({"accuracy_by_shots": _means(by_shots)} if by_shots else {})
 
 
 def _answer_by_head(
@@ -103,6 +108,19 @@ def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(np.argmax(logits, axis=-1) == labels))
 
 
+def _accuracy_of_classes(
+    logits: np.ndarray, episode: dict[str, np.ndarray]
+) -> Iterator[tuple[int, float]]:
+    """The number of support images of each class of an episode, and its queries' accuracy."""
+    right = logits.argmax(axis=-1) == episode["query_y"]
+    for label, shots in enumerate(np.bincount(episode["support_y"])):
+        yield int(shots), float(right[episode["query_y"] == label].mean())
+
+
+def _means(by_shots: dict[int, list[float]]) -> dict[str, float]:
+    return {str(shots): float(np.mean(by_shots[shots])) for shots in sorted(by_shots)}
+
+
 def _squared_error(outputs: np.ndarray, targets: np.ndarray) -> float:
     return float(np.mean(np.square(outputs - targets)))
 
@@ -122,9 +140,15 @@ def describe(figures: dict[str, Any]) -> str:
         else f"after {figures['inner_steps']} step{'s' * (figures['inner_steps'] != 1)}, "
         f"{figures['accuracy_before_adaptation']:.2%} before"
     )
+    shots, unequal = figures["shots"], ""
+    if by_shots := figures.get("accuracy_by_shots"):
+        shots = "-".join(map(str, shots))
+        lowest = min(by_shots, key=by_shots.__getitem__)
+        images = f"{lowest} support image{'s' * (lowest != '1')}"
+        unequal = f"; lowest {by_shots[lowest]:.2%}, of classes with {images}"
     return (
-        f"accuracy {figures['accuracy']:.2%} +- {figures['ci95']:.2%} {how} "
-        f"({protocol}, {figures['ways']}-way {figures['shots']}-shot, norm={figures['norm']}, "
+        f"accuracy {figures['accuracy']:.2%} +- {figures['ci95']:.2%} {how}{unequal} "
+        f"({protocol}, {figures['ways']}-way {shots}-shot, norm={figures['norm']}, "
         f"{figures['runtime']})"
     )
 
@@ -140,7 +164,7 @@ def record(run: Path, figures: dict[str, Any], key: str) -> None:
 def evaluate_path(
     path: Path,
     data_dir: Path | None = None,
-    overrides: dict[str, int] | None = None,
+    overrides: dict[str, Any] | None = None,
     split: str = "test",
     seed: int | None = None,
     runtime: str | None = None,
@@ -152,7 +176,8 @@ def evaluate_path(
     Args:
         path: Run or bundle.
         data_dir: Where the data lies.
-        overrides: Values of the recipe's evaluation table to replace.
+        overrides: Values of the recipe's evaluation table to replace; `shots` may be a pair, the
+            least and the most support images per class, drawn anew for each class.
         split: Whose classes to draw from.
         seed: Of the episodes; the recipe's by default.
         runtime: `"keras"` for a run; a name of `export.runtime.RUNTIMES` for a bundle.
@@ -186,12 +211,14 @@ def evaluate_path(
             f"{path} is neither a finished run (model.keras) nor a bundle (manifest.json)"
         )
 
-    protocol = Evaluation(**{**evaluation, **(overrides or {})})
+    overrides = dict(overrides or {})
+    unequal = overrides.pop("shots") if isinstance(overrides.get("shots"), tuple) else None
+    protocol = Evaluation(**{**evaluation, **overrides})
     seed = trained_seed if seed is None else seed
     classes = None if data.source == "sinusoid" else data.load((split,), data_dir)[split]
-    sampler = make_sampler(data, classes, protocol, seed, split)
+    sampler = make_sampler(data, classes, protocol, seed, split, shots=unequal)
     figures = evaluate_episodes(opened, sampler, protocol.episodes, protocol.inner_steps, nil)
     figures |= {"norm": norm, "split": split, "seed": seed}
-    if opened.name == "keras" and split == "test":
+    if opened.name == "keras" and split == "test" and not unequal:
         record(path, figures, key or ("evaluate_nil" if nil else "evaluate"))
     return figures

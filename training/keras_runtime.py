@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from anil_tf.episodic import EpisodicModel
 from anil_tf.nil import predict_by_cosines
-from anil_tf.untrusted import load_model
+from anil_tf.saving import load_model
 
 
 class KerasRuntime:

@@ -16,9 +16,9 @@ from anil_tf.datasets.images import ClassImages, Shape
 from anil_tf.datasets.load import load_folder, load_tfds
 from anil_tf.datasets.splits import SplitRule
 from anil_tf.export.signatures import LIMITS
-from anil_tf.files import replacing
-from anil_tf.hints import did_you_mean
-from anil_tf.untrusted import read_toml
+from anil_tf.support.files import replacing
+from anil_tf.support.hints import did_you_mean
+from anil_tf.support.untrusted import read_toml
 
 Count = Annotated[int, Field(ge=1, le=2**31)]
 # `name`, `name/config` or either with `:version`. TFDS would take `namespace:name` too, and run the

@@ -15,6 +15,7 @@ def make_sampler(
     seed: int,
     split: str,
     kind: type[EpisodeSampler] = EpisodeSampler,
+    shots: tuple[int, int] | None = None,
 ) -> EpisodeSampler | SinusoidSampler:
     """The sampler of one split.
 
@@ -24,7 +25,8 @@ def make_sampler(
         episodes: Gives the ways, shots and queries.
         seed: The run's, or that of an evaluation.
         split: `train`, `val` or `test`.
-        kind: What to make of the classes.
+        kind: Sampler to make of the classes.
+        shots: Least and most support images per class, in place of the table's number.
 
     Raises:
         ValueError: The classes are too few or have too few images.
@@ -36,7 +38,7 @@ def make_sampler(
         return kind(
             classes,
             episodes.ways,
-            episodes.shots,
+            shots or episodes.shots,
             episodes.queries,
             seed,
             data.rotations,

@@ -16,14 +16,20 @@ from anil_tf.datasets.images import ClassImages
 from anil_tf.distribution import is_chief
 from anil_tf.episodes import ClassSampler, EpisodeSampler, SinusoidSampler
 from anil_tf.episodic import EpisodicModel
-from anil_tf.figures import write_json
-from anil_tf.files import clear_partial, replacing
-from anil_tf.keras_private import build_metrics
 from anil_tf.maml import BOIL, MAML
 from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
 from anil_tf.model import ANIL
 from anil_tf.nil import NIL, Pretrained
-from anil_tf.training.callbacks import NumberGuard, Progress, StopRequest, resume_command
+from anil_tf.support.files import clear_partial, replacing
+from anil_tf.support.json_files import write_json
+from anil_tf.support.keras_private import build_metrics
+from anil_tf.training.callbacks import (
+    NumberGuard,
+    Progress,
+    StopRequest,
+    resume_command,
+    scalar_writers,
+)
 from anil_tf.training.checkpoints import Checkpoint, State, find_checkpoint, save_model
 from anil_tf.training.distribution import (
     check_agreement,
@@ -33,7 +39,6 @@ from anil_tf.training.distribution import (
 )
 from anil_tf.training.recipe import Recipe, read_recipe, write_recipe
 from anil_tf.training.samplers import make_sampler
-from anil_tf.training.tensorboard import scalar_writers
 
 ALGORITHMS: dict[str, type[EpisodicModel]] = {
     "anil": ANIL,

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from anil_tf.datasets.images import ClassImages, Shape, to_array
-from anil_tf.hints import did_you_mean
+from anil_tf.support.hints import did_you_mean
 
 
 def read_tfds(

@@ -19,7 +19,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from anil_tf.figures import write_json
+from anil_tf.support.json_files import write_json
 from benchmarks.speed.environments import ROOT, module_of, python_of
 from benchmarks.speed.table import markdown
 from benchmarks.speed.workloads import WORKLOADS, write_exchange

@@ -22,10 +22,10 @@ keep_to_two_cores()
 
 import tensorflow as tf
 
-from anil_tf.figures import write_json
 from anil_tf.heads import LinearHead
 from anil_tf.inner_loop import adapt_linear, tape_loop
-from anil_tf.losses import cross_entropy, mean_over_rows
+from anil_tf.losses import cross_entropy, task_loss
+from anil_tf.support.json_files import write_json
 
 BASE = {"tasks": 4, "shots": 5, "ways": 5, "features": 800, "steps": 5}
 SIZES = {
@@ -59,7 +59,7 @@ def make_step(form: str, labels: tf.Tensor, query_labels: tf.Tensor, steps: int)
                     for w in (kernel, bias)
                 ]
                 weights = tape_loop(
-                    lambda w: mean_over_rows(cross_entropy, labels, head.apply(w, support)),
+                    lambda w: task_loss(cross_entropy, labels, head.apply(w, support)),
                     start,
                     rate,
                     steps,

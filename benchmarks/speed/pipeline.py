@@ -28,7 +28,7 @@ from anil_tf import ANIL, EpisodeAccuracy, EpisodeSampler, backbones
 from anil_tf.datasets.folder import list_classes, read_classes
 from anil_tf.datasets.images import ClassImages
 from anil_tf.datasets.tfds import read_tfds
-from anil_tf.figures import write_json
+from anil_tf.support.json_files import write_json
 from benchmarks.speed.ours import Clock
 from benchmarks.speed.workloads import WORKLOADS, Workload
 

@@ -171,6 +171,7 @@ async function learn() {
   find("#status").textContent =
     `Learned ${classes.length} classes from ` +
     `${plural(images.length, "example")} in ${Math.ceil(performance.now() - begun)} ms.`;
+  complain(head.warning);
   predict();
 }
 

@@ -33,7 +33,7 @@ export class FewShot {
   /** Open a bundle: `read(name)` resolves to the bytes of one of its files. */
   static async open(ort, read) {
     const manifest = JSON.parse(new TextDecoder().decode(await read("manifest.json")));
-    if (manifest.schema_version !== 1 || manifest.image_dtype !== "uint8") {
+    if (![1, 2].includes(manifest.schema_version) || manifest.image_dtype !== "uint8") {
       throw new Error("This is not a bundle of images that this program knows.");
     }
     const sessions = {};
@@ -47,11 +47,18 @@ export class FewShot {
     Object.assign(this, { ort, manifest, sessions, imageShape: manifest.image_shape });
   }
 
-  /** Fit a head to images and their class indices 0, 1, ...; -1 leaves an image out. */
+  /**
+   * Fit a head to images and their class indices 0, 1, ...; -1 leaves an image out. Classes may have
+   * different numbers of images. `warning` of the head says if it may be wrong; mostly it is empty.
+   */
   async learn(images, labels, { learningRate, steps } = {}) {
     const { head_init, ways: trainedWays, inner_lr, inner_steps } = this.manifest;
     const ways = Math.max(...labels) + 1;
     if (ways < 2) throw new Error("Learning needs two classes or more.");
+    const missing = Array.from({ length: ways }, (_, label) => label).find(
+      (label) => !labels.includes(label),
+    );
+    if (missing !== undefined) throw new Error(`Class ${missing} has no image.`);
     if (head_init === "per_class" && ways > trainedWays) {
       throw new Error(`This bundle tells at most ${trainedWays} classes apart, not ${ways}.`);
     }
@@ -65,11 +72,19 @@ export class FewShot {
       learning_rate: new this.ort.Tensor("float32", [learningRate ?? inner_lr], []),
       steps: this.#int32([steps ?? inner_steps], []),
     });
+    const [initialLoss] = adapted.initial_loss.data;
+    const [finalLoss] = adapted.final_loss.data;
+    const warning =
+      finalLoss > initialLoss
+        ? `The support loss rose from ${initialLoss.toFixed(4)} to ${finalLoss.toFixed(4)}: ` +
+          "the head may classify wrongly."
+        : "";
     return {
       kernel: adapted.adapted_kernel, // [D, ways]
       bias: adapted.adapted_bias, // [ways]
-      initialLoss: adapted.initial_loss.data[0],
-      finalLoss: adapted.final_loss.data[0],
+      initialLoss,
+      finalLoss,
+      warning,
     };
   }
 

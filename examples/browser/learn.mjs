@@ -34,6 +34,7 @@ async function main([bundle, support, ...files]) {
   const labels = names.flatMap((name, label) => classes[name].map(() => label));
   const head = await model.learn(images, labels);
   console.log(`Learned ${names.join(", ")} from ${images.length} images`);
+  if (head.warning) console.error(`Warning: ${head.warning}`);
 
   (await model.classify(queries, head)).forEach((probabilities, i) => {
     const ranked = names.map((name, label) => [name, probabilities[label]]);

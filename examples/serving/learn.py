@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from anil_tf.datasets.folder import list_classes, read_classes, read_image
-from anil_tf.export.client import FewShotClient
-from anil_tf.export.head_store import FolderStore, HeadStore, RedisStore
-from anil_tf.export.manifest import Manifest
+from anil_tf.export import FewShotClient, FolderStore, Manifest, RedisStore
+from anil_tf.export.serving.head_store import HeadStore
 
 
 def open_store(place: str, manifest: Manifest) -> HeadStore:

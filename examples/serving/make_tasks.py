@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from anil_tf.export.manifest import Manifest
+from anil_tf.export import Manifest
 
 GROUP = 8192  # tasks a row group, which one worker does at a time
 

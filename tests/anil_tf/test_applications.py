@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anil_tf import applications, backbones
-from anil_tf.export.backbone import with_precision
+from anil_tf.export.writers.precision import with_precision
 
 SHAPE = (32, 32, 3)
 MOBILE = "keras.applications.MobileNet"

@@ -97,6 +97,30 @@ def test_a_data_set_goes_on_where_another_stopped(sampler):
         np.testing.assert_array_equal(inputs["support_x"], expected["support_x"])
 
 
+def test_unequal_shots_are_drawn_anew_for_every_class_and_only_batches_are_padded():
+    sampler = EpisodeSampler(make_classes([9] * 6), ways=3, shots=(1, 4), queries=2)
+    (inputs, _), *_ = sampler.dataset(batches=1, tasks=40)
+    labels = inputs["support_y"].numpy()
+    assert labels.shape == (40, 12) and inputs["support_x"].shape == (40, 12, 3, 3, 1)
+    seen = set()
+    for index in range(40):
+        episode = sampler.episode(index)
+        counts = np.bincount(episode["support_y"], minlength=3)
+        assert len(episode["support_x"]) == len(episode["support_y"]) == counts.sum()
+        np.testing.assert_array_equal(labels[index][labels[index] >= 0], episode["support_y"])
+        np.testing.assert_array_equal(
+            inputs["support_x"][index][labels[index] >= 0], episode["support_x"]
+        )
+        seen |= {(label, count) for label, count in enumerate(counts)}
+    assert seen == {(label, count) for label in range(3) for count in range(1, 5)}
+
+
+@pytest.mark.parametrize("shots", [(0, 3), (4, 3), (1, 9)])
+def test_a_range_of_shots_that_cannot_be_drawn_is_refused(shots):
+    with pytest.raises(ValueError, match="shots"):
+        EpisodeSampler(make_classes([9] * 6), ways=3, shots=shots, queries=2)
+
+
 def test_rotation_turns_all_images_of_a_class_alike():
     classes = make_classes([4] * 6)
     sampler = EpisodeSampler(classes, ways=6, shots=1, queries=3, rotations=True)
@@ -127,7 +151,7 @@ def test_too_few_classes_are_refused_with_the_counts():
 
 
 def test_a_class_with_too_few_images_is_named():
-    with pytest.raises(ValueError, match=r"need 5 images a class\. Received: class 'c2' with 4"):
+    with pytest.raises(ValueError, match=r"need 5 images per class\. Received: class 'c2' with 4"):
         EpisodeSampler(make_classes([5, 9, 4]), ways=2, shots=1, queries=4)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anil_tf.inner_loop import adapt_linear, gram_loop, tape_loop
-from anil_tf.losses import LOSSES, mean_over_rows
+from anil_tf.losses import LOSSES, row_weights, task_loss
 from tests.anil_tf import oracle
 
 
@@ -50,14 +50,14 @@ def run(form, task, labels, query_labels, loss, steps, first_order=False):
                 return features @ kernel + bias[:, tf.newaxis]
 
             head = tape_loop(
-                lambda head: mean_over_rows(row_loss, labels, logits_of(head, task["support"])),
+                lambda head: task_loss(row_loss, labels, logits_of(head, task["support"])),
                 [tf.stack([task[name]] * tasks) for name in ("kernel", "bias")],
                 task["rate"],
                 steps,
                 first_order,
             )
             logits = logits_of(head, task["query"])
-        total = tf.reduce_sum(mean_over_rows(row_loss, query_labels, logits))
+        total = tf.reduce_sum(task_loss(row_loss, query_labels, logits))
     return total, head, tape.gradient(total, task, unconnected_gradients="zero")
 
 
@@ -168,3 +168,34 @@ def test_a_rate_a_step_is_a_step_at_each_rate_and_the_last_for_the_rest(form):
         kernel, bias = kernels[0], biases[0]
     assert_close(once[1][0][0], kernel, 1e-12)
     assert_close(once[1][1][0], bias, 1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("counts", [(5, 5, 5), (4, 5, 5), (5, 1, 1), (1, 40, 7)])
+def test_a_class_with_few_images_is_learned_as_well_as_one_with_many(counts, steps):
+    rng = np.random.default_rng(0)
+    directions = np.linalg.qr(rng.normal(size=(16, 3)))[0].T
+
+    def near(labels):
+        features = directions[labels] + rng.normal(0, 0.1, (len(labels), 16))
+        return tf.constant(features / np.linalg.norm(features, axis=1, keepdims=True))[tf.newaxis]
+
+    labels, queries = np.repeat(np.arange(3), counts), np.repeat(np.arange(3), 50)
+    kernel, bias = np.zeros((16, 3)), np.zeros(3)
+    adapted = adapt_linear(
+        near(labels), tf.constant(labels)[tf.newaxis], kernel, bias, LOSSES["cross_entropy"],
+        200.0, steps,
+    )  # fmt: skip
+    predicted = adapted.logits(near(queries))[0].numpy().argmax(axis=1)
+    assert [np.mean(predicted[queries == label] == label) for label in range(3)] == [1, 1, 1]
+
+
+def test_weights_of_rows_sum_to_one_and_are_equal_where_classes_are():
+    labels = tf.constant([[0, 1, 1, -1, 2, 5, 2, 2], [-1] * 8, [0, 1, 2, 3, 0, 1, 2, 3]])
+    weights = row_weights(labels, 4).numpy()
+    third = 1 / 3
+    assert weights[0] == pytest.approx(
+        [third, third / 2, third / 2, 0, third / 3, 0, third / 3, third / 3]
+    )
+    assert not weights[1].any()
+    np.testing.assert_array_equal(weights[2], np.float32(1 / 8))

@@ -375,3 +375,9 @@ def test_padding_rows_beside_rows_of_a_class_are_welcome(sampler):
     assert np.isfinite(
         model.fit(tf.data.Dataset.from_tensors((inputs, labels)), verbose=0).history["loss"][0]
     )
+
+
+def test_padding_queries_do_not_count_as_wrong():
+    metric = EpisodeAccuracy()
+    metric.update_state(np.array([[0, 1, -1], [2, -1, -1]]), tf.one_hot([[0, 0, 0], [2, 1, 0]], 3))
+    assert float(metric.result()) == pytest.approx((1 / 2 + 1) / 2)

@@ -9,15 +9,23 @@ from anil_tf import NIL, backbones
 from anil_tf.nil import Pretrained, cosine_scores
 
 
-def test_scores_are_sums_of_cosines_over_each_class():
+@pytest.mark.parametrize(
+    ("labels", "share"),
+    [
+        ([1, 0, -1, 1, 0, 7], [1, 1]),  # the paper's sum
+        ([1, 0, -1, 1, 1, 7], [4 / 2 / 1, 4 / 2 / 3]),  # M / (P n) for n = 1 and 3 rows
+    ],
+)
+def test_scores_are_sums_of_cosines_in_which_every_class_counts_alike(labels, share):
     rng = np.random.default_rng(0)
-    support, query = rng.normal(size=(5, 3)), rng.normal(size=(2, 3))
-    labels = np.array([1, 0, -1, 1, 7])
+    support, query = rng.normal(size=(6, 3)), rng.normal(size=(2, 3))
+    labels = np.array(labels)
     expected = np.zeros((2, 2))
     for row, q in enumerate(query):
         for x, label in zip(support, labels, strict=True):
             if label in (0, 1):
-                expected[row, label] += q @ x / np.linalg.norm(q) / np.linalg.norm(x)
+                cosine = q @ x / np.linalg.norm(q) / np.linalg.norm(x)
+                expected[row, label] += share[label] * cosine
     scores = cosine_scores(tf.constant(support), tf.constant(labels), tf.constant(query), 2)
     np.testing.assert_allclose(scores, expected, rtol=1e-12)
 

@@ -1,6 +1,7 @@
 """The Node example, and the modules that it shares with the page, against the Python side."""
 
 import json
+import shutil
 import subprocess
 
 import numpy as np
@@ -95,6 +96,16 @@ def test_a_mistake_is_one_line(node, bundle, pictures, support, image, message):
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("Error: ") and message in line
+
+
+def test_a_loss_that_rises_is_reported(node, bundle, pictures, tmp_path):
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    uphill = json.loads((copy / "manifest.json").read_text()) | {"inner_lr": -20.0}
+    (copy / "manifest.json").write_text(json.dumps(uphill))
+    done = node("learn.mjs", copy, pictures / "support", pictures / "cross.png")
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Warning: The support loss rose from ")
 
 
 def test_a_folder_that_is_no_bundle_is_refused(node, pictures):

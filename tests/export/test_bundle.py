@@ -11,10 +11,10 @@ import pytest
 
 from anil_tf import ANIL, backbones
 from anil_tf.export import bundle as bundle_module
-from anil_tf.export.backbone import with_precision
 from anil_tf.export.bundle import check_exportable, export_bundle
 from anil_tf.export.manifest import read_manifest
 from anil_tf.export.runtime import open_bundle
+from anil_tf.export.writers.precision import with_precision
 
 
 def tiny_model(**settings):

@@ -69,7 +69,7 @@ def test_verify_prints_a_line_a_runtime_and_writes_every_check(bundle, tmp_path)
 
 def test_verify_exits_with_1_when_a_check_fails(bundle, tmp_path):
     from anil_tf.export.manifest import list_files, read_manifest
-    from anil_tf.export.verification import Verification
+    from anil_tf.export.verify.episodes import Verification
 
     copy = shutil.copytree(bundle, tmp_path / "copy")
     episodes = Verification.read(copy)

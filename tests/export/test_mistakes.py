@@ -102,7 +102,7 @@ MISTAKES = {
     ),
     "too few pictures of a class": (
         f"{TRAIN} photographs --set training.queries=9",
-        "The train split is too small: 5 shots and 9 queries need 14 images a class. "
+        "The train split is too small: 5 shots and 9 queries need 14 images per class. "
         "Received: class ... with 6. Lower training.ways, training.shots or training.queries, "
         "or give more data",
     ),

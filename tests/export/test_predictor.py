@@ -57,6 +57,21 @@ def test_the_order_of_images_and_labels_does_not_matter(bundle, predictor, drawi
     np.testing.assert_allclose(other.predict(queries), predictor.predict(queries), atol=1e-5)
 
 
+def test_a_support_loss_that_rises_is_reported(bundle, drawings):
+    predictor = Predictor(bundle, learning_rate=1000.0, steps=3)
+    with pytest.warns(UserWarning, match=r"The support loss rose from \S+ to \S+: the head may"):
+        predictor.learn(np.concatenate(list(drawings.values())), np.repeat(list(drawings), 3))
+
+
+def test_classes_may_have_different_numbers_of_images(bundle, drawings):
+    few = Predictor(bundle, steps=200)
+    few.learn(
+        [*drawings["dark"], drawings["grey"][0], *drawings["light"]], ["a"] * 3 + ["b"] + ["c"] * 3
+    )
+    probabilities = few.predict(np.concatenate(list(drawings.values())))
+    assert probabilities.argmax(axis=1).tolist() == [0] * 3 + [1] * 3 + [2] * 3
+
+
 def test_learning_forgets_what_was_known(predictor, drawings):
     predictor.learn(np.concatenate([drawings["dark"], drawings["light"]]), [7] * 3 + [8] * 3)
     assert predictor.names == ("7", "8")

@@ -13,10 +13,11 @@ import onnx
 import pytest
 
 from anil_tf.export.bundle import export_bundle
-from anil_tf.export.onnx_runtime import refuse_external_data
+from anil_tf.export.runtime.onnx import refuse_external_data
+from anil_tf.saving import load_model
+from anil_tf.support.untrusted import read_arrays
 from anil_tf.training.recipe import Data, read_recipe
-from anil_tf.untrusted import load_model, read_arrays
-from tests.reliability.fuzz import fuzz
+from tools.reliability.fuzz import fuzz
 
 
 def npy(header: str, content: bytes = b"") -> bytes:

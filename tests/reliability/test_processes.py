@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.kills import kill_and_resume
-from tests.reliability.small import make_classes, run, same_run, train_command
-from tests.reliability.workers import largest_difference, lose_a_worker, mirrored
+from tools.reliability.kills import kill_and_resume
+from tools.reliability.small import make_classes, run, same_run, train_command
+from tools.reliability.workers import largest_difference, lose_a_worker, mirrored
 
 SETTINGS = ["training.steps=40", "training.checkpoint_every=8", "model.head_init=per_class"]
 

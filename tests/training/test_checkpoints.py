@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from anil_tf.datasets.folder import list_classes, read_classes, read_image
-from anil_tf.files import clear_partial, replacing
+from anil_tf.support.files import clear_partial, replacing
 from anil_tf.training import train as training
 from anil_tf.training.checkpoints import KEEP, State, find_checkpoint, save_checkpoint
 from anil_tf.training.recipe import read_recipe
-from tests.reliability.small import SETTINGS, make_classes
+from tools.reliability.small import SETTINGS, make_classes
 
 QUICK = ("training.steps=9", "training.checkpoint_every=3", "training.deterministic=false")
 

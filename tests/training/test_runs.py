@@ -14,8 +14,8 @@ from anil_tf.datasets.images import ClassImages
 from anil_tf.training import train as training
 from anil_tf.training.evaluate import evaluate_episodes, evaluate_path
 from anil_tf.training.keras_runtime import KerasRuntime
-from anil_tf.training.pictures import Answered, draw_episodes
 from anil_tf.training.recipe import Recipe, read_recipe
+from anil_tf.training.report.pictures import Answered, draw_episodes
 from anil_tf.training.samplers import make_sampler
 
 

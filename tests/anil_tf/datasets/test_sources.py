@@ -12,7 +12,7 @@ from anil_tf.datasets.folder import list_classes, read_classes, read_image
 from anil_tf.datasets.images import ClassImages, to_array
 from anil_tf.datasets.load import load_folder, load_tfds
 from anil_tf.datasets.splits import SPLITS, SplitRule, csv_split, random_split
-from benchmarks import omniglot_split
+from examples import omniglot_split
 
 SHAPE = (8, 8, 3)
 

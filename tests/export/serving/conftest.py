@@ -32,7 +32,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     `TF_SERVING_URL` (one URL, or the gRPC and the REST one with a space between) and
     `TF_SERVING_BUNDLE` (the bundle that it serves) name one that runs already.
     """
-    from anil_tf.export.serving import served_name
+    from anil_tf.export.serving.files import served_name
     from tests.export.serving.server import serve_bundle
 
     if urls := os.environ.get("TF_SERVING_URL"):

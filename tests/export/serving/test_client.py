@@ -15,8 +15,8 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from anil_tf.export.client import FewShotClient
 from anil_tf.export.runtime import open_bundle
+from anil_tf.export.serving.transport import ServingError
 from anil_tf.export.signatures import Signature
-from anil_tf.export.transport import ServingError
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -71,6 +71,16 @@ def test_a_label_out_of_range_leaves_its_image_out(client, images):
     np.testing.assert_allclose(padded.kernel, head.kernel, **CLOSE)
 
 
+def test_a_class_without_an_image_is_named(client, images):
+    with pytest.raises(ValueError, match="at least one image of 'b'"):
+        client.learn(images[:3], [0, 2, 0], names=["a", "b", "c"])
+
+
+def test_a_support_loss_that_rises_is_reported(client, images):
+    with pytest.warns(UserWarning, match="The support loss rose"):
+        client.learn(images[:6], LABELS, learning_rate=1000.0, steps=3)
+
+
 def test_steps_and_rate_can_be_chosen(client, offline, images):
     untouched = client.learn(images[:6], LABELS, steps=0)
     np.testing.assert_array_equal(untouched.kernel, offline.initial_head(3)[0])
@@ -83,7 +93,7 @@ def test_steps_and_rate_can_be_chosen(client, offline, images):
         ({"images": np.zeros((0, 28, 28, 1), np.uint8)}, "at least one image"),
         ({"labels": [0, 1]}, "features and labels must agree in rows"),
         ({"labels": [0] * 6}, "at least 2 classes. Received: 1"),
-        ({"labels": [-1] * 6, "names": ["a", "b"]}, r"no image has a label in 0..1"),
+        ({"labels": [-1] * 6, "names": ["a", "b"]}, r"at least one image of 'a'"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_the_client(client, images, change, message):

@@ -43,7 +43,7 @@ def test_a_user_teaches_a_server_classes_and_has_images_named(served, example, t
 
 
 def test_the_tasks_that_are_written_can_be_learned(bundle, example, tmp_path):
-    from anil_tf.export import bulk
+    from anil_tf.export.bulk import run as bulk
 
     example("make_tasks.py", bundle, "tasks.parquet", "--tasks", 20)
     job, (chunk,) = bulk.prepare(bundle, tmp_path / "tasks.parquet", tmp_path / "out", None, None)

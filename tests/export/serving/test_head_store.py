@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from anil_tf.export.head import Head
-from anil_tf.export.head_store import FolderStore, RedisStore
 from anil_tf.export.manifest import read_manifest
+from anil_tf.export.serving.head_store import FolderStore, RedisStore
 
 KEYS = ["user 1", "USER 1", "../escape", ".", "a/b", "ключ", "x" * 1000]
 

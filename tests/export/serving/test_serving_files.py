@@ -15,8 +15,8 @@ from tensorflow_serving.config import model_server_config_pb2
 from anil_tf.export import layout
 from anil_tf.export.bundle import export_bundle
 from anil_tf.export.manifest import read_manifest
-from anil_tf.export.serving import served_name
-from anil_tf.export.verification import Verification
+from anil_tf.export.serving.files import served_name
+from anil_tf.export.verify.episodes import Verification
 from tests.export.serving.server import Servable
 
 SIGNATURES = ["features", "initial_head", "adapt", "predict", "adapt_and_predict"]

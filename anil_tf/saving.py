@@ -1,0 +1,34 @@
+"""Models on disk."""
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from anil_tf.support.untrusted import DAMAGE, check_members
+
+MODEL_BYTES = 2**33  # of a .keras file, unpacked
+_MODEL = re.compile(r"metadata\.json|config\.json|training\.json|model\.weights\.h5")
+
+
+def load_model(path: str | Path) -> Any:
+    """A Keras model from a `.keras` file, for inference: no code that came with it runs.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, holds what no run has, or needs code of its own.
+    """
+    import keras
+
+    import anil_tf.maml
+    import anil_tf.nil  # noqa: F401  a model may be of their classes: loading needs them registered
+
+    path = Path(path)
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            check_members(archive, _MODEL, MODEL_BYTES)
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} does not fit its checksum")
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (*DAMAGE, AttributeError, IndexError) as error:
+        raise ValueError(f"{path} is not a model that can be loaded: {error}") from error

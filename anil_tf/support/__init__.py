@@ -1,0 +1,1 @@
+"""What the packages share and no user imports: files, hints, messages of native libraries."""

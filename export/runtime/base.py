@@ -1,0 +1,237 @@
+"""Running a bundle: one interface, whatever the format behind it."""
+
+import abc
+import importlib
+import statistics
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from anil_tf.export.manifest import read_manifest
+from anil_tf.export.runtime.registry import RUNTIMES
+from anil_tf.export.signatures import LIMITS, Signature, bind, compare, declare
+
+
+class Adaptation(NamedTuple):
+    """A head fitted to a support set.
+
+    `kernel` is `[D, N]`, `bias` `[N]`; the losses are those of the support set before and after,
+    the mean over classes of each class's mean cross-entropy; `rows_used` counts the support rows
+    that are not padding.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    initial_loss: float
+    final_loss: float
+    rows_used: int
+
+    @classmethod
+    def from_outputs(cls, outputs: dict[str, np.ndarray]) -> "Adaptation":
+        """What the signature `adapt` returned, by name."""
+        return cls(
+            outputs["adapted_kernel"],
+            outputs["adapted_bias"],
+            float(outputs["initial_loss"]),
+            float(outputs["final_loss"]),
+            int(outputs["rows_used"]),
+        )
+
+    @property
+    def doubt(self) -> str:
+        """Why the head may be wrong, in one line; empty if the support loss did not rise."""
+        if self.final_loss <= self.initial_loss:
+            return ""
+        return (
+            f"The support loss rose from {self.initial_loss:.4f} to {self.final_loss:.4f}: the "
+            "head may classify wrongly. Lower the learning rate"
+        )
+
+
+class Runtime(Protocol):
+    """What can run episodes: a bundle in any format, or a Keras model. NumPy in, NumPy out."""
+
+    name: str
+    inner_lr: float
+    inner_steps: int
+
+    def features(self, image: np.ndarray) -> np.ndarray:
+        """Features float32 `[B, D]` of images `[B, H, W, C]`."""
+
+    def initial_head(self, ways: int) -> tuple[np.ndarray, np.ndarray]:
+        """The head before adaptation: kernel `[D, ways]`, bias `[ways]`."""
+
+    def adapt(
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        kernel: np.ndarray,
+        bias: np.ndarray,
+        learning_rate: float,
+        steps: int,
+    ) -> Adaptation:
+        """Fit a head to features `[M, D]`, labels `[M]`; a label outside `0..N-1` is padding."""
+
+    def predict(
+        self, features: np.ndarray, kernel: np.ndarray, bias: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and probabilities `[B, N]` of features `[B, D]`."""
+
+
+class BundleRuntime(abc.ABC):
+    """A `Runtime` on a bundle's signatures; a format has only to run one of them by name.
+
+    `precision` is of the backbone: `"float32"`, or `"int8"` where its convolutions are quantized.
+
+    Args:
+        bundle: Folder of the bundle, whose files are checked against its manifest.
+
+    Raises:
+        FileNotFoundError: The folder is not a bundle.
+        ValueError: The bundle is damaged, or was exported without this format.
+    """
+
+    name: str
+    precision = "float32"
+
+    def __init__(self, bundle: str | Path) -> None:
+        self.bundle = Path(bundle)
+        self.manifest = read_manifest(self.bundle)
+        if missing := RUNTIMES[self.name].missing(self.manifest):
+            raise ValueError(f"{bundle} was exported without {self.name}: it has no {missing[0]}")
+        self.inner_lr = self.manifest.inner_lr
+        self.inner_steps = self.manifest.inner_steps
+        self.signatures = declare(
+            self.manifest.image_shape, self.manifest.image_dtype, self.manifest.feature_size
+        )
+
+    def check_signature(self, name: str, found: Signature) -> None:
+        """Refuse a graph that is not what the manifest says; each format calls it as it opens.
+
+        Raises:
+            ValueError: A name, a dtype or a fixed size differs.
+        """
+        if difference := compare(self.signatures[name], found):
+            raise ValueError(
+                f"{self.bundle}: the manifest does not fit the graph of {name}: {difference}"
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images that `features` takes.
+
+        Raises:
+            ValueError: The bundle takes other data than images.
+        """
+        shape = self.manifest.image_shape
+        if self.manifest.image_dtype != "uint8" or len(shape) != 3:
+            raise ValueError(
+                f"{self.bundle} takes {self.manifest.image_dtype} {list(shape)} data, not images"
+            )
+        height, width, channels = shape
+        return height, width, channels
+
+    @abc.abstractmethod
+    def _run(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name of a signature run on arrays of the declared dtypes."""
+
+    def run(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
+        """Run a signature on array-likes by name; the outputs by name.
+
+        Raises:
+            ValueError: An input has the wrong dtype or shape.
+        """
+        arrays = bind(self.signatures[signature], inputs)
+        for name, (least, most) in LIMITS.items():
+            if name in arrays and not least <= int(arrays[name]) <= most:
+                raise ValueError(f"{name} must lie in {least}..{most}. Received: {arrays[name]}")
+        return self._run(signature, arrays)
+
+    def milliseconds(self, signature: str, calls: int = 20, **inputs: Any) -> float:
+        """Median time of a call of a signature, after a first that does not count."""
+        arrays = bind(self.signatures[signature], inputs)
+        times = []
+        for _ in range(calls + 1):
+            start = time.perf_counter()
+            self._run(signature, arrays)
+            times.append(1000 * (time.perf_counter() - start))
+        return statistics.median(times[1:])
+
+    def features(self, image: np.ndarray) -> np.ndarray:
+        """Features float32 `[B, D]` of images `[B, H, W, C]`."""
+        return self.run("features", image=image)["features"]
+
+    def initial_head(self, ways: int) -> tuple[np.ndarray, np.ndarray]:
+        """The head before adaptation: kernel `[D, ways]`, bias `[ways]`.
+
+        Raises:
+            ValueError: `ways` is below 2, or more than a `per_class` head was trained with.
+        """
+        if ways < 2:
+            raise ValueError(f"ways must be at least 2. Received: ways={ways}")
+        if self.manifest.head_init == "per_class" and ways > self.manifest.ways:
+            raise ValueError(
+                f"This bundle's head has a column for each of {self.manifest.ways} classes. "
+                f"Received: ways={ways}. Train with head_init = 'shared' for any number of classes."
+            )
+        head = self.run("initial_head", ways=ways)
+        return head["kernel"], head["bias"]
+
+    def adapt(
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        kernel: np.ndarray,
+        bias: np.ndarray,
+        learning_rate: float,
+        steps: int,
+    ) -> Adaptation:
+        """Fit a head to features `[M, D]`, labels `[M]`; a label outside `0..N-1` is padding.
+
+        Raises:
+            ValueError: Shapes do not agree, or `steps` is negative.
+        """
+        if steps < 0:
+            raise ValueError(f"steps must not be negative. Received: steps={steps}")
+        adapted = self.run(
+            "adapt",
+            features=features,
+            labels=labels,
+            kernel=kernel,
+            bias=bias,
+            learning_rate=learning_rate,
+            steps=steps,
+        )
+        return Adaptation.from_outputs(adapted)
+
+    def predict(
+        self, features: np.ndarray, kernel: np.ndarray, bias: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and probabilities `[B, N]` of features `[B, D]`."""
+        predicted = self.run("predict", features=features, kernel=kernel, bias=bias)
+        return predicted["logits"], predicted["probabilities"]
+
+
+def open_bundle(bundle: str | Path, runtime: str = "onnx") -> BundleRuntime:
+    """Open a bundle with one of its runtimes.
+
+    Args:
+        bundle: Folder of the bundle.
+        runtime: A name of `RUNTIMES`: `"onnx"` (ONNX Runtime, without TensorFlow), `"saved_model"`
+            (a TensorFlow session, as TensorFlow Serving loads it), `"litert"`, ...
+
+    Raises:
+        ImportError: The runtime is not installed.
+        FileNotFoundError: The folder is not a bundle.
+        ValueError: The runtime is unknown, or the bundle is damaged or lacks what it runs.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime must be one of {sorted(RUNTIMES)}. Received: {runtime!r}")
+    module, name = RUNTIMES[runtime].target.split(":")
+    try:
+        opened = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"The {runtime} runtime needs: {RUNTIMES[runtime].install}") from error
+    return opened(bundle)

@@ -1,0 +1,91 @@
+"""A bundle on ONNX Runtime. Needs neither TensorFlow nor Keras."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from anil_tf.export import layout
+from anil_tf.export.runtime.base import BundleRuntime
+from anil_tf.export.signatures import Signature, Tensor
+
+
+class OnnxRuntime(BundleRuntime):
+    """A `Runtime` on the ONNX files of a bundle, on the CPU.
+
+    Example:
+        runtime = OnnxRuntime("bundle")
+        support = runtime.features(support_images)
+        head = runtime.initial_head(ways=5)
+        adapted = runtime.adapt(
+            support, labels, *head, learning_rate=runtime.inner_lr, steps=runtime.inner_steps
+        )
+        _, probabilities = runtime.predict(
+            runtime.features(query_images), adapted.kernel, adapted.bias
+        )
+    """
+
+    name = "onnx"
+    files = layout.ONNX
+
+    def __init__(self, bundle: str | Path) -> None:
+        super().__init__(bundle)
+        self.signatures = {name: self.signatures[name] for name in self.files}
+        self._sessions = {name: self._open(name, file) for name, file in self.files.items()}
+
+    def _open(self, signature: str, file: str) -> onnxruntime.InferenceSession:
+        graph = (self.bundle / file).read_bytes()
+        refuse_external_data(graph, file)
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        found = session.get_modelmeta().custom_metadata_map
+        for key, value in self.manifest.metadata.items():
+            if found.get(key) != value:
+                raise ValueError(
+                    f"{self.bundle}: the manifest does not fit {file}, which was made with "
+                    f"{key} = {found.get(key)}. Received: {key} = {value}"
+                )
+        self.check_signature(
+            signature, Signature(_describe(session.get_inputs()), _describe(session.get_outputs()))
+        )
+        return session
+
+    def _run(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        session = self._sessions[signature]
+        names = [output.name for output in session.get_outputs()]
+        try:
+            outputs = session.run(names, inputs)
+        except Exception as error:  # its exceptions have no class in common
+            raise ValueError(f"{signature} cannot be run on these inputs: {error}") from error
+        return dict(zip(names, outputs, strict=True))
+
+
+class OnnxInt8Runtime(OnnxRuntime):
+    """`OnnxRuntime` with the backbone whose convolutions are in 8-bit integers."""
+
+    name = "onnx_int8"
+    precision = "int8"
+    files = {**layout.ONNX, "features": layout.ONNX_INT8}
+
+
+def refuse_external_data(graph: bytes, file: str) -> None:
+    """Refuse an ONNX graph whose weights lie in other files: their paths may lead anywhere.
+
+    Raises:
+        ValueError: It refers to one.
+    """
+    if b"location" not in graph:  # the key without which no tensor can name a file
+        return
+    import onnx
+    from onnx.external_data_helper import _get_all_tensors, uses_external_data
+
+    if any(uses_external_data(tensor) for tensor in _get_all_tensors(onnx.load_from_string(graph))):
+        raise ValueError(f"{file} keeps weights in other files, which a bundle never does")
+
+
+def _describe(values: list[Any]) -> dict[str, Tensor]:
+    dtypes = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(uint8)": "uint8"}
+    return {
+        value.name: Tensor(dtypes.get(value.type, value.type), tuple(value.shape))
+        for value in values
+    }

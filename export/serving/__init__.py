@@ -1,0 +1,1 @@
+"""TensorFlow Serving: what a server needs, how a client reaches it, where heads are kept."""

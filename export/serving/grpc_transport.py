@@ -1,0 +1,80 @@
+"""TensorFlow Serving over gRPC: the published protocol, with tensors in binary."""
+
+import json
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from anil_tf.export.serving.transport import FIRST_PAUSE, RETRIES, ServingError
+from anil_tf.export.signatures import Signature
+
+# Read by gRPC itself. Where the name of the server stands for several replicas, calls go to each in
+# turn: the model keeps nothing between them.
+SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{"service": "tensorflow.serving.PredictionService"}],
+            "retryPolicy": {
+                "maxAttempts": RETRIES + 1,
+                "initialBackoff": f"{FIRST_PAUSE}s",
+                "maxBackoff": "5s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+
+
+def predict_request(
+    model: str, signature: str, inputs: dict[str, np.ndarray]
+) -> predict_pb2.PredictRequest:
+    """A request for a signature of a served model, its tensors in binary."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return request
+
+
+class GrpcTransport:
+    """A `Transport` over gRPC.
+
+    Args:
+        target: Where the server is, as gRPC has it: `host:port`, `dns:///name:port`.
+        timeout: Seconds for a call, its retries included.
+        secure: Use TLS, with the certificates that gRPC knows.
+    """
+
+    def __init__(self, target: str, timeout: float, secure: bool = False):
+        options = [
+            ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+        ]
+        self._channel = (
+            grpc.secure_channel(target, grpc.ssl_channel_credentials(), options)
+            if secure
+            else grpc.insecure_channel(target, options)
+        )
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._timeout = timeout
+
+    def call(
+        self, model: str, signature: str, inputs: dict[str, np.ndarray], declared: Signature
+    ) -> dict[str, np.ndarray]:
+        """Outputs by name of a signature run on arrays; see `Transport`."""
+        request = predict_request(model, signature, inputs)
+        try:
+            response = self._stub.Predict(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise ServingError(error.code().name, error.details()) from error
+        return {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()

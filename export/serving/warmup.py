@@ -1,0 +1,78 @@
+"""Warm-up requests: what TensorFlow Serving runs on a SavedModel before it lets callers in.
+
+A server that meets its first request cold answers it late: it prepares a signature when that is
+first asked for. A model that fails its own warm-up requests is not served at all, so they also keep
+out a server setting under which these signatures would not work.
+
+Source: https://www.tensorflow.org/tfx/serving/saved_model_warmup
+"""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from anil_tf.export import layout
+from anil_tf.export.serving.grpc_transport import predict_request
+from anil_tf.export.verify.episodes import Verification
+from anil_tf.export.writers.graphs import InitialHead
+
+Requests = list[tuple[str, dict[str, np.ndarray]]]
+
+
+def choose_requests(verification: Verification, head: InitialHead) -> Requests:
+    """A request for each signature, of two classes with one image each, and one image to predict.
+
+    So few because the file lies beside the weights on every device and every server.
+
+    Args:
+        verification: Episodes of the run's own examples.
+        head: What adaptation starts from.
+
+    Returns:
+        Signature names with input arrays by name, of the declared dtypes.
+    """
+    v = verification
+    first, second = (int(np.argmax(v.support_labels[0] == label)) for label in (0, 1))
+    support = v.support_image[0][[first, second]]
+    query = v.query_image[0][:1]
+    labels = np.array([0, 1], np.int32)
+    start = {"kernel": v.kernel[:, :2], "bias": v.bias[:2]}
+    at_once = {"support_image": support, "support_labels": labels, "query_image": query}
+    return [
+        ("features", {"image": query}),
+        ("initial_head", {"ways": np.array(2, np.int32)}),
+        (
+            "adapt",
+            {
+                "features": v.support_features[0][[first, second]].astype(np.float32),
+                "labels": labels,
+                **start,
+                "learning_rate": np.array(head.inner_lr, np.float32),
+                "steps": np.array(head.inner_steps, np.int32),
+            },
+        ),
+        ("predict", {"features": v.query_features[0][:1].astype(np.float32), **start}),
+        ("adapt_and_predict", at_once),
+        # The same function by another name, which a server nevertheless prepares apart.
+        ("serving_default", at_once),
+    ]
+
+
+def write_warmup(bundle: Path, model: str, requests: Requests) -> None:
+    """Write the requests into the bundle's SavedModel, as `PredictionLog` records.
+
+    Args:
+        bundle: Folder of the bundle.
+        model: Name that the model is served under.
+        requests: From `choose_requests`.
+    """
+    path = bundle / layout.WARMUP
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature, inputs in requests:
+            request = predict_request(model, signature, inputs)
+            log = prediction_log_pb2.PredictLog(request=request)
+            record = prediction_log_pb2.PredictionLog(predict_log=log)
+            writer.write(record.SerializeToString())

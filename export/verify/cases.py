@@ -1,0 +1,203 @@
+"""What `verify` checks: calls of the signatures, and what the float64 reference answers."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anil_tf.export.runtime.base import Adaptation
+from anil_tf.export.verify import reference
+from anil_tf.export.verify.episodes import Verification
+
+BOUND = 1e-5
+END_TO_END_BOUND = 1e-4  # rounding in the features passes through all of adaptation
+INT8_BOUND = 0.1  # of quantized features: a coarse net for a wrong scale; accuracy is the judge
+# At a rate too high for its features, gradient descent amplifies rounding without limit. No float32
+# runtime can be held to more than the last bit of its inputs decides, so this many times what that
+# bit changes is allowed where it is more than the bound.
+LAST_BIT_SLACK = 10.0
+NUDGES = 4
+LONG = 10  # adapting for so many times longer than in training must not drift either
+CHAOS = 1e-2  # a last bit that decides this much leaves nothing to compare
+
+Arrays = dict[str, np.ndarray]
+
+
+class Case(NamedTuple):
+    """A call of one signature, and what it must return.
+
+    The outputs are in groups of one unit, and differences are relative to the largest value of
+    their group. The bias is beside the losses, for both are logarithms of probabilities: a
+    balanced support set leaves it near zero, where relative to itself it would be all rounding.
+    """
+
+    check: str
+    signature: str
+    inputs: dict[str, Any]
+    expected: tuple[Arrays, ...]
+    bound: float = BOUND
+
+
+def measure(outputs: Arrays, expected: tuple[Arrays, ...]) -> float:
+    """The largest difference of any output, relative to the largest value of its group.
+
+    Args:
+        outputs: What a runtime returned, by name.
+        expected: What it should have, in groups of one unit.
+
+    Raises:
+        ValueError: A name or a shape differs, or a value is not finite.
+    """
+    names = {name for group in expected for name in group}
+    if set(outputs) != names:
+        raise ValueError(f"outputs are {sorted(outputs)} instead of {sorted(names)}")
+    worst = 0.0
+    for group in expected:
+        scale = max(float(np.abs(value).max()) for value in group.values()) or 1.0
+        for name, value in group.items():
+            output = np.asarray(outputs[name])
+            if output.shape != value.shape:
+                raise ValueError(f"{name} has shape {output.shape} instead of {value.shape}")
+            if not np.isfinite(output).all():
+                raise ValueError(f"{name} has values that are not finite")
+            worst = max(worst, float(np.abs(output - value).max()) / scale)
+    return worst
+
+
+def list_cases(
+    verification: Verification, rate: float, steps: int, balanced: bool = True
+) -> Iterator[Case]:
+    """What is checked: every signature on every episode, and the edges of `adapt`.
+
+    Args:
+        verification: The episodes.
+        rate: Learning rate of the bundle's inner loop.
+        steps: Steps of the bundle's inner loop.
+        balanced: `Manifest.balanced`.
+    """
+    v = verification
+    head = {"kernel": v.kernel, "bias": v.bias}
+    adapting = functools.partial(adapt_case, head=head, rate=rate, steps=steps, balanced=balanced)
+    yield Case("initial_head", "initial_head", {"ways": v.bias.size}, (head,))
+    for episode, labels in enumerate(v.support_labels):
+        images = v.support_image[episode], v.query_image[episode]
+        support, query = v.support_features[episode], v.query_features[episode]
+        yield Case(
+            "features",
+            "features",
+            {"image": np.concatenate(images)},
+            ({"features": np.concatenate([support, query])},),
+        )
+        # Adaptation itself is judged apart from the features: from the same float32 ones.
+        rows = support.astype(np.float32)
+        for count in (steps, 0):
+            yield adapting(f"adapt, {count} steps", rows, labels, steps=count)
+        long = adapting(f"adapt, {LONG * steps} steps", rows, labels, steps=LONG * steps)
+        if long.bound < CHAOS:
+            yield long
+        yield adapting("adapt, unequal classes", *_unequal(v, episode))
+        padded_rows = np.pad(rows, [(0, 2), (0, 0)], constant_values=np.nan)
+        padded_labels = np.append(labels, [-1, v.bias.size])
+        yield adapting("adapt, padding rows", padded_rows, padded_labels)
+        adapt = functools.partial(reference.adapt, balanced=balanced)
+        adapted = adapt(rows, labels, v.kernel, v.bias, rate, steps)
+        yield _predict(query.astype(np.float32), adapted)
+        yield _adapt_and_predict(images, labels, (support, query), head, rate, steps, balanced)
+
+
+def _unequal(v: Verification, episode: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and labels of an episode with 1, 2, 3, ... rows of its classes, and 1 again after."""
+    rows = np.concatenate([v.support_features[episode], v.query_features[episode]])
+    labels = np.concatenate([v.support_labels[episode], v.query_labels[episode]])
+    most = np.bincount(labels).min()
+    places = (np.flatnonzero(labels == label) for label in np.unique(labels))
+    kept = np.concatenate([found[: 1 + place % most] for place, found in enumerate(places)])
+    return rows[kept].astype(np.float32), labels[kept]
+
+
+def adapt_case(
+    check: str,
+    features: np.ndarray,
+    labels: np.ndarray,
+    head: Arrays,
+    rate: float,
+    steps: int,
+    balanced: bool = True,
+) -> Case:
+    """A call of `adapt` from a head (`kernel` and `bias`), and what it must return."""
+
+    def expected(features: np.ndarray, dtype: type[np.floating]) -> tuple[Arrays, ...]:
+        adapted = reference.adapt(
+            features, labels, head["kernel"], head["bias"], rate, steps, dtype, balanced
+        )
+        return (
+            {"adapted_kernel": adapted.kernel},
+            {
+                "adapted_bias": adapted.bias,
+                "initial_loss": np.asarray(adapted.initial_loss),
+                "final_loss": np.asarray(adapted.final_loss),
+            },
+            {"rows_used": np.asarray(adapted.rows_used)},
+        )
+
+    inputs = {"features": features, "labels": labels, **head, "learning_rate": rate, "steps": steps}
+    exact = expected(features, np.float64)
+    nudged = (expected(rows, np.float32) for rows in _nudge(features))
+    return Case(check, "adapt", inputs, exact, _loosen(BOUND, exact, nudged))
+
+
+def _predict(features: np.ndarray, adapted: Adaptation) -> Case:
+    kernel, bias = adapted.kernel.astype(np.float32), adapted.bias.astype(np.float32)
+
+    def expected(features: np.ndarray, dtype: type[np.floating]) -> tuple[Arrays, ...]:
+        logits, probabilities = reference.predict(features, kernel, bias, dtype)
+        return ({"logits": logits}, {"probabilities": probabilities})
+
+    exact = expected(features, np.float64)
+    nudged = (expected(rows, np.float32) for rows in _nudge(features))
+    inputs = {"features": features, "kernel": kernel, "bias": bias}
+    return Case("predict", "predict", inputs, exact, _loosen(BOUND, exact, nudged))
+
+
+def _adapt_and_predict(
+    images: tuple[np.ndarray, np.ndarray],
+    labels: np.ndarray,
+    features: tuple[np.ndarray, np.ndarray],
+    head: Arrays,
+    rate: float,
+    steps: int,
+    balanced: bool,
+) -> Case:
+    support, query = features
+
+    def expected(support: np.ndarray, dtype: type[np.floating]) -> tuple[Arrays, ...]:
+        adapted = reference.adapt(
+            support, labels, head["kernel"], head["bias"], rate, steps, dtype, balanced
+        )
+        _, probabilities = reference.predict(query, adapted.kernel, adapted.bias, dtype)
+        return ({"probabilities": probabilities},)
+
+    exact = expected(support, np.float64)
+    nudged = (expected(rows, np.float32) for rows in _nudge(support))
+    return Case(
+        "adapt_and_predict",
+        "adapt_and_predict",
+        {"support_image": images[0], "support_labels": labels, "query_image": images[1]},
+        exact,
+        _loosen(END_TO_END_BOUND, exact, nudged),
+    )
+
+
+def _nudge(features: np.ndarray) -> Iterator[np.ndarray]:
+    """The features as float32, each value one float32 up or down, in a few random patterns."""
+    rounded = features.astype(np.float32)
+    for seed in range(NUDGES):
+        up = np.random.default_rng(seed).random(rounded.shape) < 0.5
+        yield np.nextafter(rounded, np.where(up, np.inf, -np.inf).astype(np.float32))
+
+
+def _loosen(bound: float, exact: tuple[Arrays, ...], nudged: Iterator[tuple[Arrays, ...]]) -> float:
+    """The bound, or what the last bit of the features decides where that is more."""
+    outputs = ({name: v for group in groups for name, v in group.items()} for groups in nudged)
+    return max(bound, LAST_BIT_SLACK * max(measure(output, exact) for output in outputs))

@@ -1,0 +1,164 @@
+"""Compare every runtime of a bundle with the float64 reference, on the episodes that it carries."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from anil_tf.export.manifest import Check, Parity, read_manifest
+from anil_tf.export.runtime.base import BundleRuntime, open_bundle
+from anil_tf.export.runtime.registry import RUNTIMES
+from anil_tf.export.verify.cases import INT8_BOUND, Case, list_cases, measure
+from anil_tf.export.verify.episodes import Verification
+
+TIMED_STEPS = (10, 100)
+
+
+def verify_bundle(
+    bundle: str | Path, in_process: bool = False
+) -> tuple[list[Parity], dict[str, str]]:
+    """Check every runtime that can run what a bundle holds.
+
+    Args:
+        bundle: Folder of the bundle.
+        in_process: Leave out the runtimes that start other programs.
+
+    Returns:
+        What each runtime answered, and the runtimes that are not installed, with the reason.
+
+    Raises:
+        FileNotFoundError: The folder is not a bundle.
+        ValueError: The bundle is damaged.
+    """
+    manifest = read_manifest(Path(bundle))
+    verification = Verification.read(Path(bundle))
+    parity: list[Parity] = []
+    skipped: dict[str, str] = {}
+    for name, entry in RUNTIMES.items():
+        if entry.missing(manifest) or (in_process and not entry.in_process):
+            continue
+        try:
+            runtime = open_bundle(bundle, name)
+        except ImportError as error:
+            skipped[name] = str(error)
+            continue
+        parity.append(compare(runtime, verification))
+    return parity, skipped
+
+
+def compare(runtime: BundleRuntime, verification: Verification) -> Parity:
+    """Check one runtime, and if it answers throughout, measure its accuracy and its speed."""
+    checks = check_runtime(runtime, verification)
+    answers = all(check.difference is not None for check in checks)
+    return Parity(
+        runtime=runtime.name,
+        checks=checks,
+        accuracy=_accuracy(runtime, verification) if answers else None,
+        bytes=sum(map(runtime.manifest.size, RUNTIMES[runtime.name].files)),
+        milliseconds=_time(runtime, verification) if answers else {},
+    )
+
+
+def check_runtime(runtime: BundleRuntime, verification: Verification) -> list[Check]:
+    """Run every case on a runtime; a check is the worst of its cases over the episodes."""
+    checks: dict[str, Check] = {}
+    cases = list_cases(
+        verification, runtime.inner_lr, runtime.inner_steps, runtime.manifest.balanced
+    )
+    for case in cases:
+        if case.signature in runtime.signatures:
+            check = _check(runtime, case)
+            checks[case.check] = max(checks.get(case.check, check), check, key=_share_of_bound)
+    return list(checks.values())
+
+
+def _check(runtime: BundleRuntime, case: Case) -> Check:
+    difference, error = None, ""
+    quantized = runtime.precision == "int8" and case.signature == "features"
+    try:
+        difference = measure(runtime.run(case.signature, **case.inputs), case.expected)
+    except Exception as failure:  # whatever a runtime raises is a finding
+        error = " ".join(f"{type(failure).__name__}: {failure}".split())
+    bound = max(case.bound, INT8_BOUND) if quantized else case.bound
+    return Check(check=case.check, difference=difference, bound=bound, error=error)
+
+
+def _share_of_bound(check: Check) -> float:
+    return math.inf if check.difference is None else check.difference / check.bound
+
+
+def _accuracy(runtime: BundleRuntime, verification: Verification) -> float | None:
+    if not {"features", "adapt", "predict"} <= runtime.signatures.keys():
+        return None
+    v, right = verification, []
+    for support, labels, query, query_labels in zip(
+        v.support_image, v.support_labels, v.query_image, v.query_labels, strict=True
+    ):
+        adapted = runtime.adapt(
+            runtime.features(support), labels, v.kernel, v.bias,
+            runtime.inner_lr, runtime.inner_steps,
+        )  # fmt: skip
+        logits, _ = runtime.predict(runtime.features(query), adapted.kernel, adapted.bias)
+        right.append(np.mean(logits.argmax(axis=1) == query_labels))
+    return float(np.mean(right))
+
+
+def _time(runtime: BundleRuntime, verification: Verification) -> dict[str, float]:
+    v = verification
+    head = {"kernel": v.kernel, "bias": v.bias}
+    support = v.support_features[0].astype(np.float32)
+    query = v.query_features[0].astype(np.float32)
+    rows = {"features": support, "labels": v.support_labels[0], "learning_rate": runtime.inner_lr}
+    calls = {
+        "features": ("features", {"image": v.support_image[0][:1]}),
+        **{f"adapt {n}": ("adapt", {**rows, **head, "steps": n}) for n in TIMED_STEPS},
+        "predict": ("predict", {"features": query, **head}),
+    }
+    return {
+        name: round(runtime.milliseconds(signature, **inputs), 4)
+        for name, (signature, inputs) in calls.items()
+        if signature in runtime.signatures
+    }
+
+
+def format_parity(parity: list[Parity]) -> str:
+    """A table of runtimes for a terminal; the checks that failed below it."""
+    timed = ("features", *(f"adapt {steps}" for steps in TIMED_STEPS), "predict")
+    signatures = ("features", "adapt", "predict")
+    header: list[tuple[str, ...]] = [
+        ("", "difference", "", "", "", "", "ms", "", "", "", ""),
+        ("runtime", *signatures, "accuracy", "kB", *timed, ""),
+    ]
+    rows = [
+        (
+            p.runtime,
+            *(_worst(p.checks, signature) for signature in signatures),
+            "-" if p.accuracy is None else f"{p.accuracy:.1%}",
+            f"{p.bytes / 1000:.0f}",
+            *(f"{p.milliseconds[name]:.3f}" if name in p.milliseconds else "-" for name in timed),
+            "ok" if p.ok else "FAILED",
+        )
+        for p in parity
+    ]
+    table = [*header, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
+    failed = [
+        f"FAILED {p.runtime}, {c.check}: {c.error or f'{c.difference:.1e}'} (bound {c.bound:.1e})"
+        for p in parity
+        for c in p.checks
+        if not c.ok
+    ]
+    return "\n".join([*lines, *failed])
+
+
+def _worst(checks: list[Check], signature: str) -> str:
+    """The difference that comes nearest to its bound, of the checks of a signature."""
+    found = [check for check in checks if check.check.split(",")[0] == signature]
+    if not found:
+        return "-"
+    worst = max(found, key=_share_of_bound)
+    return "error" if worst.difference is None else f"{worst.difference:.1e}"

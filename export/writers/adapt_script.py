@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""Learn classes from a few images each, then name the classes of other images.
+
+    python adapt.py learn DIR --output head.npz                  DIR/class-name/*.png or *.jpg
+    python adapt.py learn DIR --from head.npz --output more.npz  adds the classes in DIR
+    python adapt.py learn --from head.npz --remove NAME --output fewer.npz
+    python adapt.py classify --head head.npz IMAGE...
+
+Lies in the folder of the exported model that it runs. Needs: pip install numpy onnxruntime pillow
+A head keeps the features of the images that it was learned from, so that it can be added to.
+"""
+
+import argparse
+import functools
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+FOLDER = Path(__file__).resolve().parent
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
+BATCH = 32
+
+
+@functools.cache
+def manifest() -> dict:
+    """The settings of the model."""
+    settings = json.loads((FOLDER / "manifest.json").read_text(encoding="utf-8"))
+    if settings["image_dtype"] != "uint8":
+        raise ValueError("this model takes other data than images")
+    return settings
+
+
+@functools.cache
+def session(name: str) -> onnxruntime.InferenceSession:
+    """One of the graphs in onnx/, opened."""
+    file = f"onnx/{name}.onnx"
+    data = (FOLDER / file).read_bytes()
+    if hashlib.sha256(data).hexdigest() != manifest()["files"][file]["sha256"]:
+        raise ValueError(f"{file} was changed after export")
+    return onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+
+
+def read_image(file: Path) -> np.ndarray:
+    """An image as uint8 [H, W, C], brought to the model's size and colours."""
+    height, width, channels = manifest()["image_shape"]
+    try:
+        with Image.open(file) as opened:
+            image = opened.convert("L" if channels == 1 else "RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file} is not an image that decodes: {error}") from error
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(image, np.uint8).reshape(height, width, channels)
+
+
+def features(files: list[Path]) -> np.ndarray:
+    """Features float32 [n, D] of n image files."""
+    images = np.stack([read_image(file) for file in files])
+    batches = np.split(images, range(BATCH, len(images), BATCH))
+    return np.concatenate([session("backbone").run(None, {"image": rows})[0] for rows in batches])
+
+
+def read_head(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of a head that belongs to this model."""
+    size = manifest()["feature_size"]
+    head = {"support_features": np.zeros((0, size)), "support_labels": np.zeros(0)}
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            head |= dict(arrays)
+        fits = str(head["backbone_sha256"]) == manifest()["backbone_sha256"]
+        fits = fits and head["kernel"].shape == (size, len(head["names"]))
+    except OSError:
+        raise
+    except Exception as error:  # a damaged or hostile archive raises almost any
+        raise ValueError(f"{file} is not a head: {error}") from error
+    if not fits:
+        raise ValueError(f"{file} was made with another model than {manifest()['name']!r}")
+    return head
+
+
+def collect(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Features of each class: those of an earlier head, less some, and those of a folder."""
+    classes: dict[str, np.ndarray] = {}
+    if arguments.known:
+        head = read_head(arguments.known)
+        for label, name in enumerate(map(str, head["names"])):
+            classes[name] = head["support_features"][head["support_labels"] == label]
+            if not len(classes[name]):
+                raise ValueError(f"{arguments.known} keeps no features of {name!r} to learn from")
+    for name in arguments.remove:
+        if classes.pop(name, None) is None:
+            raise ValueError(f"there is no class {name!r} to remove; there are {list(classes)}")
+    for folder in sorted(arguments.folder.iterdir()) if arguments.folder else []:
+        if folder.is_dir() and not folder.name.startswith("."):
+            files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+            if not files:
+                raise ValueError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+            classes[folder.name] = features(files)
+    most = manifest()["ways"] if manifest()["head_init"] == "per_class" else len(classes)
+    if not 2 <= len(classes) <= most:
+        limit = f"2 to {most}" if len(classes) > most else "2 or more"
+        raise ValueError(f"this model learns {limit} classes, not {len(classes)}: {list(classes)}")
+    return classes
+
+
+def learn(arguments: argparse.Namespace) -> None:
+    """Fit a head to the collected classes."""
+    classes = collect(arguments)
+    names = sorted(classes)
+    support = np.concatenate([classes[name] for name in names])
+    counts = [len(classes[name]) for name in names]
+    labels = np.repeat(np.arange(len(names), dtype=np.int32), counts)
+    kernel, bias = session("initial_head").run(None, {"ways": np.array(len(names), np.int32)})
+    inputs = {"features": support, "labels": labels, "kernel": kernel, "bias": bias}
+    inputs["learning_rate"] = np.array(manifest()["inner_lr"], np.float32)
+    inputs["steps"] = np.array(manifest()["inner_steps"], np.int32)
+    kernel, bias, before, after, _ = session("adapt").run(None, inputs)
+    if not np.isfinite(after):
+        raise ValueError(f"adaptation failed: the loss is {after}")
+    head = {"kernel": kernel, "bias": bias, "names": np.array(names, np.str_)}
+    head |= {"support_features": support, "support_labels": labels}
+    beside = arguments.output.with_name(f".{arguments.output.name}.part")
+    with beside.open("wb") as file:
+        np.savez(file, **head, backbone_sha256=np.array(manifest()["backbone_sha256"]))
+    beside.replace(arguments.output)  # a full disk leaves an earlier head as it was
+    for name, count in zip(names, counts, strict=True):
+        print(f"{name}: {count} image{'s' if count > 1 else ''}")
+    print(f"Loss {before:.4f} before, {after:.4f} after. Wrote {arguments.output}")
+    if after > before:
+        print("Warning: the loss rose: the head may classify wrongly.", file=sys.stderr)
+
+
+def classify(arguments: argparse.Namespace) -> None:
+    """Print the classes of images, the most likely first."""
+    head = read_head(arguments.head)
+    inputs = {
+        "features": features(arguments.images),
+        "kernel": head["kernel"],
+        "bias": head["bias"],
+    }
+    _, probabilities = session("predict").run(None, inputs)
+    for file, row in zip(arguments.images, probabilities, strict=True):
+        best = [f"{head['names'][column]} {row[column]:.3f}" for column in np.argsort(-row)[:5]]
+        print(f"{file}: {', '.join(best)}")
+
+
+def main() -> None:
+    """Run the command; a mistake of the user is one line and exit status 2."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    commands = parser.add_subparsers(required=True, metavar="learn | classify")
+    command = commands.add_parser("learn", help="learn the classes of a folder")
+    command.add_argument("folder", metavar="DIR", type=Path, nargs="?", help="a folder a class")
+    command.add_argument("--from", dest="known", type=Path, metavar="HEAD", help="to add to")
+    command.add_argument("--remove", action="append", default=[], metavar="NAME", help="forget it")
+    command.add_argument("--output", type=Path, required=True, metavar="HEAD", help="to write")
+    command.set_defaults(function=learn)
+    command = commands.add_parser("classify", help="name the classes of images")
+    command.add_argument("--head", type=Path, required=True, help="written by learn")
+    command.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
+    command.set_defaults(function=classify)
+    arguments = parser.parse_args()
+    try:
+        arguments.function(arguments)
+    except (ValueError, OSError, KeyError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The LiteRT files of a bundle: every function a signature of one file.
+
+`model.tflite` takes any sizes. `model_static.tflite` has fixed shapes, for runtimes that need them;
+it has room for a number of rows and classes, and whoever has fewer marks the rest as
+`signatures.NO_CLASS_LABEL` and `NO_CLASS_BIAS` say. `model_int8.tflite` has 8-bit convolutions.
+"""
+
+import contextlib
+import io
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_quantizer.qtyping import TFLOperationName
+from ai_edge_quantizer.quantizer import Quantizer
+
+from anil_tf.export import layout
+from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL, Tensor
+from anil_tf.export.writers.graphs import Graphs, InitialHead, Tensors, adapt, specs
+
+# `adapt_and_predict` is three calls for whoever runs LiteRT, as it is for ONNX.
+SIGNATURES = ("features", "initial_head", "adapt", "predict")
+
+# What a file of fixed size has room for.
+WAYS = 20  # at least, if the head can have any number of classes
+SHOTS = 5
+
+CALIBRATION_BATCH = 32
+
+
+def export_litert(graphs: Graphs, bundle: Path) -> None:
+    """Write `litert/model.tflite` and `litert/model_static.tflite`.
+
+    Args:
+        graphs: From `graphs.build_graphs`.
+        bundle: Folder of the bundle.
+
+    Raises:
+        ValueError: A function needs an operation that is not built into LiteRT.
+    """
+    functions = {name: graphs.functions[name] for name in SIGNATURES}
+    write_functions(functions, graphs.weights, bundle / layout.LITERT)
+    write_functions(_fix_shapes(graphs), graphs.weights, bundle / layout.LITERT_STATIC)
+
+
+def quantize_litert(bundle: Path, images: np.ndarray) -> None:
+    """Write `litert/model_int8.tflite`: `model.tflite` with convolutions in 8-bit integers.
+
+    Weights have a scale for each channel, activations the range that they have over the images.
+    The head stays in float32.
+
+    Args:
+        bundle: Folder of the bundle, with `litert/model.tflite` in it.
+        images: Training images `[n, H, W, C]`, in the bundle's image dtype.
+    """
+    batches = [
+        {"image": images[start : start + CALIBRATION_BATCH]}
+        for start in range(0, len(images), CALIBRATION_BATCH)
+    ]
+    quantizer = Quantizer(str(bundle / layout.LITERT))
+    for operation in (TFLOperationName.CONV_2D, TFLOperationName.DEPTHWISE_CONV_2D):
+        quantizer.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        # It warns of its own way to find the ranges, and shows a bar for milliseconds of work.
+        warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
+        ranges = quantizer.calibrate({"features": batches}, num_threads=1)
+        quantized = quantizer.quantize(
+            ranges, enable_progress_bar=False, enable_progress_report=False
+        )
+    (bundle / layout.LITERT_INT8).write_bytes(quantized.quantized_model)
+
+
+def room_for_ways(head: InitialHead) -> int:
+    """How many classes a file of fixed size has room for."""
+    return max(WAYS, head.ways) if head.shared else head.bias.size
+
+
+def adapt_used(
+    features: tf.Tensor,
+    labels: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor,
+    learning_rate: tf.Tensor,
+    steps: tf.Tensor,
+) -> Tensors:
+    """`graphs.adapt` for a head with unused columns: a label that names one is padding too."""
+    ways = tf.reduce_sum(tf.cast(tf.not_equal(bias, NO_CLASS_BIAS), tf.int32))
+    labels = tf.where(labels < ways, labels, NO_CLASS_LABEL)
+    return adapt(features, labels, kernel, bias, learning_rate, steps)
+
+
+def _fix_shapes(graphs: Graphs) -> dict[str, Any]:
+    """The functions with a fixed size for every axis, one image a call."""
+    columns = room_for_ways(graphs.head)
+    sizes: dict[int | str, int] = {
+        "batch": 1,
+        "rows": SHOTS * max(WAYS, columns),
+        "ways": columns,
+        "features": graphs.head.kernel.shape[0],
+    }
+
+    def initial_head(ways: tf.Tensor) -> Tensors:
+        head = graphs.head.tensors(tf.constant(columns))
+        used = tf.range(columns) < ways
+        return {
+            "kernel": tf.where(used, head["kernel"], 0.0),
+            "bias": tf.where(used, head["bias"], NO_CLASS_BIAS),
+        }
+
+    def fix(tensor: Tensor) -> Tensor:
+        return tensor._replace(axes=tuple(sizes.get(axis, axis) for axis in tensor.axes))
+
+    bodies: dict[str, Callable[..., Tensors]] = {
+        name: graphs.functions[name].python_function for name in SIGNATURES
+    }
+    bodies |= {"initial_head": initial_head, "adapt": adapt_used}
+    functions = {}
+    for name, body in bodies.items():
+        inputs = {key: fix(tensor) for key, tensor in graphs.signatures[name].inputs.items()}
+        functions[name] = tf.function(body, input_signature=specs(inputs))
+    return functions
+
+
+def write_functions(
+    functions: dict[str, Any], variables: Sequence[tf.Variable], path: Path
+) -> None:
+    """Convert functions to the signatures of one file, with built-in operations only.
+
+    Args:
+        functions: A `tf.function` with an input signature, by name.
+        variables: What they read and write.
+        path: File to write; its folder is made.
+
+    Raises:
+        ValueError: A function needs another operation.
+    """
+    module = tf.Module()
+    module.variables_in_use = variables  # untracked, they would be missing from the file
+    signatures = {name: function.get_concrete_function() for name, function in functions.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures=signatures)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(functions))
+        # TensorFlow's own operations are allowed here so that the scan can name them.
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS,
+            tf.lite.OpsSet.SELECT_TF_OPS,
+        ]
+        content = converter.convert()
+    check_builtin(content)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+
+
+def check_builtin(content: bytes) -> None:
+    """Refuse a model with an operation that not every LiteRT runtime has.
+
+    Raises:
+        ValueError: An operation is a custom one, or TensorFlow's (Flex).
+    """
+    model = schema.ModelT.InitFromPackedBuf(content)
+    custom = [code.customCode.decode() for code in model.operatorCodes if code.customCode]
+    if custom:
+        raise ValueError(
+            f"LiteRT has no built-in operation for {', '.join(custom)}. "
+            "Change the backbone, or export without litert"
+        )

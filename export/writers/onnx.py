@@ -1,0 +1,216 @@
+"""The ONNX files of a bundle, one a function, each also in ONNX Runtime's own format."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import tf2onnx
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from anil_tf.export import layout
+from anil_tf.export.signatures import Signature, Tensor
+from anil_tf.export.writers.graphs import Graphs
+
+OPSET = 17
+CALIBRATION_BATCH = 16
+QUANTIZED = ["Conv", "Relu", "LeakyRelu", "MaxPool", "Add"]
+
+
+def export_onnx(graphs: Graphs, bundle: Path) -> None:
+    """Write `onnx/{backbone,initial_head,adapt,predict}.onnx`, the same as `.ort`, and `adapt.py`.
+
+    Args:
+        graphs: From `graphs.build_graphs`.
+        bundle: Folder of the bundle.
+
+    Raises:
+        onnx.checker.ValidationError: The converter made an invalid graph.
+    """
+    for name, file in layout.ONNX.items():
+        function = graphs.functions[name]
+        model, _ = tf2onnx.convert.from_function(
+            function,
+            function.input_signature,
+            opset=OPSET,
+            custom_op_handlers={"SelectV2": (_select_to_where, [])},
+        )
+        _declare(model.graph, name, graphs.signatures[name])
+        _fix_shapes(model)
+        onnx.helper.set_model_props(model, graphs.metadata)
+        _save(model, bundle / file)
+    shutil.copyfile(Path(__file__).with_name("adapt_script.py"), bundle / layout.ADAPT_SCRIPT)
+
+
+def quantize_onnx(bundle: Path, images: np.ndarray) -> None:
+    """Write `onnx/backbone_int8.onnx`: `backbone.onnx` with its convolutions in 8-bit integers.
+
+    Static quantization in the QDQ format, one scale a tensor, from the first convolution's input
+    to the last one's; what the last returns is not quantized, for the features come of it. Weights
+    have 7 bits, with which no processor's 16-bit sums overflow: the results are the same on all.
+
+    Args:
+        bundle: Folder of the bundle, with the float files written.
+        images: Training images `[n, H, W, C]`, in the bundle's dtype, to take the ranges from.
+
+    Raises:
+        ValueError: The backbone has no convolution.
+    """
+    source = bundle / layout.ONNX["features"]
+    original = onnx.load(source)
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared, quantized = Path(scratch) / "prepared.onnx", Path(scratch) / "quantized.onnx"
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        nodes = onnx.load(prepared).graph.node
+        convolutions = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
+        if not convolutions:
+            raise ValueError(
+                "int8 is for convolutions, and this backbone has none: export without it"
+            )
+        first, last = convolutions[0], convolutions[-1]
+        quantize_static(
+            prepared,
+            quantized,
+            _Calibration(images),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=QUANTIZED,
+            nodes_to_exclude=[node.name for node in [*nodes[:first], *nodes[last + 1 :]]],
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            reduce_range=True,
+        )
+        model = onnx.load(quantized)
+    _leave_output_float(model.graph)
+    del model.graph.value_info[:]
+    metadata = {entry.key: entry.value for entry in original.metadata_props}
+    onnx.helper.set_model_props(model, {**metadata, "precision": "int8"})
+    _save(model, bundle / layout.ONNX_INT8)
+
+
+def _leave_output_float(graph: onnx.GraphProto) -> None:
+    """Take out the quantization of what the last convolution returns."""
+    last = [node for node in graph.node if node.op_type == "Conv"][-1]
+    (quantize,) = (node for node in graph.node if last.output[0] in node.input)
+    (dequantize,) = (node for node in graph.node if quantize.output[0] in node.input)
+    last.output[0] = dequantize.output[0]
+    graph.node.remove(quantize)
+    graph.node.remove(dequantize)
+    _prune(graph)
+
+
+class _Calibration(CalibrationDataReader):
+    """Feeds images to the calibration, a few at a time."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        starts = range(0, len(images), CALIBRATION_BATCH)
+        self._batches: Iterator[np.ndarray] = (
+            images[start : start + CALIBRATION_BATCH] for start in starts
+        )
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next inputs; none at the end."""
+        batch = next(self._batches, None)
+        return None if batch is None else {"image": batch}
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    del model.opset_import[:]  # the tools add domains that they might have used
+    model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+    onnx.save(model, path)
+    # The converter can return an invalid graph without an error.
+    onnx.checker.check_model(str(path), full_check=True)
+    _save_as_ort(path)
+
+
+def _save_as_ort(path: Path) -> None:
+    """Write an ONNX file in ONNX Runtime's format beside it, which its smallest builds read.
+
+    As `onnxruntime.tools.convert_onnx_models_to_ort` does, which also leaves a list of operators.
+    """
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path.with_suffix(".ort"))
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    try:
+        onnxruntime.InferenceSession(
+            str(path),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["NchwcTransformer"],  # its layouts are those of one processor
+        )
+    except Fail as error:  # its word for a disk that is full, among others
+        if shutil.disk_usage(path.parent).free > path.stat().st_size:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+
+
+def _select_to_where(context: Any, node: Any, name: str, arguments: Any) -> None:
+    """Convert a choice to ONNX's Where; tf2onnx multiplies by 0 and 1, and 0 * NaN is NaN."""
+    node.type = "Where"
+
+
+def _declare(graph: onnx.GraphProto, name: str, signature: Signature) -> None:
+    """Give a graph its name, and its inputs and outputs their declared order, types and axes."""
+    graph.name = name
+    for values, declared in ((graph.input, signature.inputs), (graph.output, signature.outputs)):
+        del values[:]
+        values.extend(_describe(name, tensor) for name, tensor in declared.items())
+    # Shapes in between, whose dynamic axes the converter names at random; runtimes infer them.
+    del graph.value_info[:]
+
+
+def _fix_shapes(model: onnx.ModelProto) -> None:
+    """Give every Reshape of one open size a constant shape, as accelerators want it.
+
+    Keras flattens to a shape that it computes from the number of images.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {
+        value.name: [axis.dim_value or -1 for axis in value.type.tensor_type.shape.dim]
+        for value in [*inferred.value_info, *inferred.output]
+    }
+    graph = model.graph
+    constants = {constant.name for constant in graph.initializer}
+    for node in graph.node:
+        shape = shapes.get(node.output[0], [])
+        if node.op_type == "Reshape" and node.input[1] not in constants and shape.count(-1) == 1:
+            node.input[1] = f"{node.output[0]}_shape"
+            graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape), node.input[1]))
+    _prune(graph)
+
+
+def _prune(graph: onnx.GraphProto) -> None:
+    """Drop the nodes and constants that nothing uses."""
+    needed = {value.name for value in graph.output}
+    for node in reversed(list(graph.node)):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            needed.update(name for part in node.attribute for name in _outer_names(part.g))
+        else:
+            graph.node.remove(node)
+    for constant in list(graph.initializer):
+        if constant.name not in needed:
+            graph.initializer.remove(constant)
+
+
+def _outer_names(graph: onnx.GraphProto) -> set[str]:
+    """What the body of a loop may take from around it: every name that it reads or returns."""
+    return {name for node in graph.node for name in node.input} | {v.name for v in graph.output}
+
+
+def _describe(name: str, tensor: Tensor) -> onnx.ValueInfoProto:
+    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+    return onnx.helper.make_tensor_value_info(name, element, tensor.axes)

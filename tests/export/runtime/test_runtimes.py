@@ -1,0 +1,215 @@
+"""Every runtime computes the five functions as the float64 reference does."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from anil_tf.export.runtime import open_bundle
+from anil_tf.export.verify import reference
+from anil_tf.export.verify.episodes import Verification
+
+STATIC = ["litert_compiled", "litert_static", "litert_web_chromium"]
+DYNAMIC = ["litert", "onnx", "onnx_web_chromium", "onnx_web_node", "saved_model"]
+RUNTIMES = [*STATIC, *DYNAMIC]
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+
+
+def open_or_skip(bundle, name):
+    try:
+        return open_bundle(bundle, name)
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def runtime(request, bundle):
+    return open_or_skip(bundle, request.param)
+
+
+def support(runtime, rows=6, ways=3, seed=0):
+    rng = np.random.default_rng(seed)
+    size = runtime.manifest.feature_size
+    features = rng.normal(0, 0.3, (rows, size)).astype(np.float32)
+    labels = np.arange(rows) % ways
+    kernel = rng.normal(0, 0.1, (size, ways)).astype(np.float32)
+    return features, labels, kernel, rng.normal(0, 0.1, ways).astype(np.float32)
+
+
+def assert_same_adaptation(actual, expected):
+    np.testing.assert_allclose(actual.kernel, expected.kernel, **CLOSE)
+    np.testing.assert_allclose(actual.bias, expected.bias, **CLOSE)
+    np.testing.assert_allclose(actual.initial_loss, expected.initial_loss, **CLOSE)
+    np.testing.assert_allclose(actual.final_loss, expected.final_loss, **CLOSE)
+    assert actual.rows_used == expected.rows_used
+
+
+def test_features_are_those_of_the_backbone_in_float64(runtime, bundle):
+    episodes = Verification.read(bundle)
+    features = runtime.features(episodes.support_image[0])
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, episodes.support_features[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 5, 12])
+def test_features_of_an_image_do_not_depend_on_the_batch(runtime, images, batch):
+    together = runtime.features(images)
+    np.testing.assert_allclose(runtime.features(images[:batch]), together[:batch], **CLOSE)
+
+
+@pytest.mark.parametrize("ways", [2, 5, 9])
+def test_a_shared_head_has_equal_columns_for_any_number_of_classes(runtime, ways):
+    kernel, bias = runtime.initial_head(ways)
+    assert kernel.shape == (runtime.manifest.feature_size, ways)
+    np.testing.assert_array_equal(kernel, np.repeat(kernel[:, :1], ways, axis=1))
+    np.testing.assert_array_equal(bias, np.repeat(bias[:1], ways))
+    assert kernel.any() and bias.any()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5, 50])
+def test_adapt_follows_the_reference(runtime, steps):
+    inputs = support(runtime)
+    actual = runtime.adapt(*inputs, learning_rate=0.1, steps=steps)
+    assert_same_adaptation(actual, reference.adapt(*inputs, 0.1, steps))
+
+
+def test_no_steps_return_the_head_given(runtime):
+    features, labels, kernel, bias = support(runtime)
+    adapted = runtime.adapt(features, labels, kernel, bias, 0.1, 0)
+    np.testing.assert_array_equal(adapted.kernel, kernel)
+    np.testing.assert_array_equal(adapted.bias, bias)
+    assert adapted.final_loss == adapted.initial_loss
+
+
+def test_one_row_is_enough(runtime):
+    inputs = support(runtime, rows=1)
+    actual = runtime.adapt(*inputs, 0.1, 5)
+    assert_same_adaptation(actual, reference.adapt(*inputs, 0.1, 5))
+
+
+@pytest.mark.parametrize("label", [-1, 3, 1000, -(2**31)])
+def test_a_row_with_a_label_out_of_range_is_left_out_whatever_it_holds(runtime, label):
+    features, labels, kernel, bias = support(runtime)
+    labels[2], features[2] = label, np.nan
+    adapted = runtime.adapt(features, labels, kernel, bias, 0.1, 5)
+    kept = np.delete(features, 2, axis=0), np.delete(labels, 2)
+    assert_same_adaptation(adapted, reference.adapt(*kept, kernel, bias, 0.1, 5))
+    assert adapted.rows_used == 5
+
+
+def test_padding_alone_changes_nothing(runtime):
+    features, labels, kernel, bias = support(runtime)
+    adapted = runtime.adapt(features, np.full_like(labels, -1), kernel, bias, 0.1, 5)
+    np.testing.assert_array_equal(adapted.kernel, kernel)
+    np.testing.assert_array_equal(adapted.bias, bias)
+    assert adapted[2:] == (0.0, 0.0, 0)
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_adapt_takes_features_of_any_size(bundle, name):
+    rng = np.random.default_rng(1)
+    inputs = (
+        rng.normal(0, 0.3, (4, 11)).astype(np.float32),
+        np.array([0, 1, 0, 1]),
+        np.zeros((11, 2), np.float32),
+        np.zeros(2, np.float32),
+    )
+    actual = open_or_skip(bundle, name).adapt(*inputs, 0.5, 5)
+    assert_same_adaptation(actual, reference.adapt(*inputs, 0.5, 5))
+
+
+@pytest.mark.parametrize("ways", [2, 20])
+def test_few_and_many_classes_follow_the_reference(runtime, ways):
+    inputs = support(runtime, rows=100, ways=ways)
+    actual = runtime.adapt(*inputs, 0.1, 5)
+    assert_same_adaptation(actual, reference.adapt(*inputs, 0.1, 5))
+
+
+def test_a_row_that_counts_and_is_not_a_number_shows_in_the_loss(runtime):
+    features, labels, kernel, bias = support(runtime)
+    features[2] = np.nan
+    adapted = runtime.adapt(features, labels, kernel, bias, 0.1, 5)
+    assert np.isnan(adapted.initial_loss) and np.isnan(adapted.final_loss)
+    assert adapted.rows_used == 6
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e30])
+def test_tiny_and_huge_features_are_answered(runtime, scale):
+    features, labels, kernel, bias = support(runtime)
+    adapted = runtime.adapt(scale * features, labels, kernel, bias, 0.1, 5)
+    assert adapted.kernel.shape == kernel.shape and adapted.rows_used == 6
+    # What adaptation does to a well-behaved task afterwards is not changed by it.
+    assert_same_adaptation(
+        runtime.adapt(features, labels, kernel, bias, 0.1, 5),
+        reference.adapt(features, labels, kernel, bias, 0.1, 5),
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64])
+def test_labels_may_be_any_signed_integers(runtime, dtype):
+    features, labels, kernel, bias = support(runtime)
+    adapted = runtime.adapt(features, labels.astype(dtype), kernel, bias, 0.1, 5)
+    assert adapted.rows_used == 6
+
+
+def test_predict_follows_the_reference(runtime):
+    features, _, kernel, bias = support(runtime)
+    logits, probabilities = runtime.predict(features, kernel, bias)
+    expected_logits, expected_probabilities = reference.predict(features, kernel, bias)
+    np.testing.assert_allclose(logits, expected_logits, **CLOSE)
+    np.testing.assert_allclose(probabilities, expected_probabilities, **CLOSE)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_per_class_head_gives_its_first_columns(per_class_bundle, name):
+    runtime = open_or_skip(per_class_bundle, name)
+    kernel, bias = runtime.initial_head(5)
+    fewer_columns, fewer_biases = runtime.initial_head(3)
+    np.testing.assert_array_equal(fewer_columns, kernel[:, :3])
+    np.testing.assert_array_equal(fewer_biases, bias[:3])
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_per_class_head_refuses_more_classes_than_it_was_trained_with(per_class_bundle, name):
+    with pytest.raises(ValueError, match="each of 5 classes. Received: ways=6"):
+        open_or_skip(per_class_bundle, name).initial_head(6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"labels": np.zeros(5, int)}, "features and labels must agree in rows. Received: 6 and 5"),
+        ({"labels": np.zeros(6)}, r"labels must be int32 \[rows\]. Received: float64 \[6\]"),
+        ({"steps": -1}, "steps must not be negative"),
+        ({"bias": np.zeros(4, np.float32)}, "kernel and bias must agree in ways"),
+    ],
+)
+def test_adapt_says_what_is_wrong_with_its_inputs(runtime, wrong, message):
+    features, labels, kernel, bias = support(runtime)
+    inputs = {"features": features, "labels": labels, "kernel": kernel, "bias": bias}
+    inputs |= {"learning_rate": 0.1, "steps": 1} | wrong
+    with pytest.raises(ValueError, match=message):
+        runtime.adapt(**inputs)
+
+
+def test_images_are_not_cast_to_bytes(runtime, images):
+    message = r"image must be uint8 \[batch, 28, 28, 1\]. Received: float64 \[12, 28, 28, 1\]"
+    with pytest.raises(ValueError, match=message):
+        runtime.features(images / 255)
+
+
+def test_an_unknown_runtime_is_refused(bundle):
+    with pytest.raises(ValueError, match="runtime must be one of"):
+        open_bundle(bundle, "abacus")
+
+
+def test_running_onnx_imports_neither_tensorflow_nor_keras(bundle):
+    program = (
+        "import sys; from anil_tf.export.runtime import open_bundle; "
+        f"runtime = open_bundle({str(bundle)!r}); runtime.initial_head(5); "
+        "print({'tensorflow', 'keras', 'tf2onnx', 'onnx'} & set(sys.modules))"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert process.stdout.strip() == "set()", process.stderr

@@ -1,0 +1,140 @@
+"""The report of `anil reproduce paper`: the paper's figures beside ours."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from anil_tf.training.study.tables import PROTOCOL, Runs, Section, not_run
+from anil_tf.training.wording import percent, share
+
+TITLE = "Rapid learning or feature reuse? The paper's experiments on Omniglot"
+COLUMNS = ("", "paper", "ours", *PROTOCOL)
+
+# Published figures: Raghu et al., "Rapid Learning or Feature Reuse? Towards Understanding the
+# Effectiveness of MAML", ICLR 2020, https://arxiv.org/abs/1909.09157, tables 1, 2, 4, 5 and 6 and
+# figure 2. +- is the deviation over three seeds there, a 95% interval over episodes here.
+OMNIGLOT = {
+    ("maml", "1shot"): "93.7 +- 0.7 %",
+    ("anil", "1shot"): "96.2 +- 0.5 %",
+    ("anil nil", "1shot"): "96.7 +- 0.3 %",
+    ("maml", "5shot"): "96.4 +- 0.1 %",
+    ("anil", "5shot"): "98.0 +- 0.3 %",
+    ("anil nil", "5shot"): "98.0 +- 0.04 %",
+}
+# Of mini-ImageNet, 5-way 1-shot and 5-shot.
+REGIMES = {
+    "maml": ("MAML", "48.4 / 61.5 %"),
+    "anil": ("ANIL", "48.0 / 62.2 %"),
+    "multiclass": ("multiclass classifier", "39.7 / 54.4 %"),
+    "nil": ("NIL", "38.3 / 43.0 %"),
+    "random": ("random features", "32.9 / 43.2 %"),
+    "multitask": ("multitask classifier", "26.5 / 34.2 %"),
+}
+FREEZING = ("46.9 / 63.1 %", "46.5 %", "46.4 %", "46.3 %", "46.3 / 61.0 %")
+SPEED = {"train_step": "1.7", "adaptation": "4.1"}
+
+
+def paper_sections(folder: Path) -> Iterator[Section]:
+    """The paper's tables from what has been run."""
+    runs = Runs(folder)
+    yield Section(
+        "Accuracy",
+        "Omniglot, 20-way, 423 characters never seen in training. The paper's +- is the deviation "
+        "over three seeds, ours a 95% interval over episodes of one seed. First-order MAML and "
+        "BOIL are not in the paper.",
+        COLUMNS,
+        [
+            row
+            for shots in ("1shot", "5shot")
+            for row in (
+                runs.row(f"MAML, {shots}", OMNIGLOT["maml", shots], f"maml-{shots}"),
+                runs.row(f"ANIL, {shots}", OMNIGLOT["anil", shots], f"anil-{shots}"),
+                runs.row(
+                    f"ANIL's body, NIL test, {shots}",
+                    OMNIGLOT["anil nil", shots],
+                    f"anil-{shots}",
+                    "evaluate_nil",
+                ),
+            )
+        ]
+        + [
+            runs.row("MAML, first order, 1shot", "", "first-order-1shot"),
+            runs.row("BOIL, 1shot", "", "boil-1shot"),
+        ],
+    )
+    yield Section(
+        "Which training makes good features",
+        "Every body tested by NIL: no head, no inner loop, cosines to the support set. The paper's "
+        "figures are of mini-ImageNet, 5-way 1-shot / 5-shot, ours of Omniglot, 20-way 1-shot: the "
+        "order compares, the figures do not.",
+        COLUMNS,
+        [
+            runs.row(label, paper, f"{name}-1shot", "evaluate_nil")
+            for name, (label, paper) in REGIMES.items()
+        ],
+    )
+    yield Section(
+        "Accuracy with layers frozen during adaptation",
+        "A MAML-trained network, adapted at test with its first layers left as they are. The "
+        "paper's figures are of mini-ImageNet, 5-way 1-shot / 5-shot.",
+        COLUMNS,
+        [_freezing_row(runs, frozen, paper) for frozen, paper in enumerate(FREEZING)],
+        (folder / "maml-1shot" / "analysis.png",),
+    )
+    yield Section(
+        "Layers before and after the inner loop",
+        "SVCCA (99% of the variance, a position of a convolution is a row) / linear CKA (an image "
+        "is a row) of the queries' activations. The paper plots CCA of MAML on mini-ImageNet. "
+        "BOIL, whose head stays, is the contrast.",
+        COLUMNS,
+        [
+            row
+            for stage, title in (("maml-1shot", "MAML"), ("boil-1shot", "BOIL"))
+            for row in _similarity_rows(runs, stage, title)
+        ],
+        (folder / "boil-1shot" / "analysis.png",),
+    )
+    yield Section(
+        "Speed",
+        "How many times longer MAML takes than ANIL, medians in one process, taken in turns, of "
+        "20-way 1-shot tasks with five inner steps.",
+        COLUMNS,
+        [
+            runs.analysed(
+                {"train_step": "a training step", "adaptation": "adapting to a task"}[name],
+                f"{paper} times",
+                "maml-1shot",
+                lambda figures, name=name: (  # type: ignore[misc]
+                    f"{figures['speed'][name]['ratio']:.1f} times "
+                    f"({figures['speed'][name]['maml']:.0f} ms, "
+                    f"{figures['speed'][name]['anil']:.0f} ms)"
+                ),
+            )
+            for name, paper in SPEED.items()
+        ],
+    )
+
+
+def _freezing_row(runs: Runs, frozen: int, paper: str) -> tuple[str, ...]:
+    label = {0: "none frozen", 1: "layer 1"}.get(frozen, f"layers 1-{frozen}")
+    if frozen >= len(runs.read("maml-1shot", "analysis.json").get("freezing", ())):
+        return not_run(label, paper)
+    return runs.analysed(
+        label, paper, "maml-1shot", lambda figures: percent(figures["freezing"][frozen])
+    )
+
+
+def _similarity_rows(runs: Runs, stage: str, title: str) -> list[tuple[str, ...]]:
+    layers = runs.read(stage, "analysis.json").get("similarity") or {"layers": None}
+
+    def row(layer: str) -> tuple[str, ...]:
+        paper = "" if title != "MAML" else "below 0.5" if layer == "head" else "above 0.9"
+
+        def text(figures: dict[str, Any]) -> str:
+            alike = figures["similarity"][layer]
+            measures = (share(alike[key], alike[f"{key}_ci95"]) for key in ("svcca", "cka"))
+            return " / ".join(measures)
+
+        return runs.analysed(f"{title}, {layer}", paper, stage, text)
+
+    return [row(layer) for layer in layers]

@@ -1,0 +1,185 @@
+"""`anil reproduce`: whole studies on Omniglot, each of many runs and in one report.
+
+`paper` has every contrast of Raghu et al. (ICLR 2020), `options` what each option of a recipe is
+worth. Each stage is a run directory below the output folder. What is finished stays, what was
+interrupted goes on, and the report is written anew after every stage from what lies there.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from anil_tf.support.json_files import write_json
+from anil_tf.training.analyze import analyze
+from anil_tf.training.evaluate import evaluate_path
+from anil_tf.training.recipe import Recipe, read_recipe
+from anil_tf.training.study.options import CHANGES, TEST_STEPS, option_sections
+from anil_tf.training.study.options import TITLE as OPTIONS_TITLE
+from anil_tf.training.study.paper import TITLE as PAPER_TITLE
+from anil_tf.training.study.paper import paper_sections
+from anil_tf.training.study.tables import Section, write_report
+from anil_tf.training.train import train
+
+FEWEST_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of a study.
+
+    Attributes:
+        name: Of its run directory.
+        recipe: Name of the recipe.
+        overrides: What differs from it.
+        steps: Outer steps without a budget.
+        seconds: Roughly, of a step on two processor cores: its share of a budget.
+        analysed: Whether its layers are analysed, too.
+        test_steps: Numbers of inner steps to test it with beside its own.
+    """
+
+    name: str
+    recipe: str
+    overrides: tuple[str, ...]
+    steps: int
+    seconds: float
+    analysed: bool = False
+    test_steps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs, and the tables that are made of them.
+
+    Attributes:
+        title: Of the report.
+        stages: In the order of the work.
+        sections: From the folder of the stages' runs to the report's sections.
+    """
+
+    title: str
+    stages: tuple[Stage, ...]
+    sections: Callable[[Path], Iterable[Section]]
+
+    def report(self, folder: Path) -> list[dict[str, Any]]:
+        """Writes the report of what lies in the folder; returns its rows."""
+        return write_report(folder, self.title, list(self.sections(folder)))
+
+
+_ONE, _FIVE = "paper-omniglot-20way-1shot", "paper-omniglot-20way-5shot"
+_PER_CLASS = "model.head_init=per_class"
+_PAPER_STAGES = (
+    Stage("maml-1shot", _ONE, ("algorithm=maml",), 6000, 0.3, analysed=True),
+    Stage("anil-1shot", _ONE, ("algorithm=anil",), 6000, 0.055, analysed=True),
+    Stage("random-1shot", _ONE, ("algorithm=anil",), 0, 0.0),
+    Stage("multiclass-1shot", _ONE, ("algorithm=multiclass", _PER_CLASS), 6000, 0.055),
+    Stage("multitask-1shot", _ONE, ("algorithm=multitask", _PER_CLASS), 6000, 0.045),
+    Stage("nil-1shot", _ONE, ("algorithm=nil",), 6000, 0.055),
+    Stage("boil-1shot", _ONE, ("algorithm=boil", _PER_CLASS), 3000, 0.3, analysed=True),
+    Stage("first-order-1shot", _ONE, ("algorithm=maml", "model.first_order=true"), 6000, 0.11),
+    Stage("anil-5shot", _FIVE, ("algorithm=anil",), 2000, 0.11),
+    Stage("maml-5shot", _FIVE, ("algorithm=maml",), 2000, 0.9),
+)
+_OPTION_STAGES = tuple(
+    Stage(
+        name,
+        "omniglot-20way-1shot",
+        tuple(keys.split()),
+        7000,
+        0.055,
+        test_steps=TEST_STEPS.get(name, ()),
+    )
+    for name, (_, keys) in CHANGES.items()
+)
+STUDIES = {
+    "paper": Study(PAPER_TITLE, _PAPER_STAGES, paper_sections),
+    "options": Study(OPTIONS_TITLE, _OPTION_STAGES, option_sections),
+}
+
+
+def reproduce(
+    study: Study,
+    output: Path,
+    data_dir: Path | None = None,
+    budget: str | None = None,
+    overrides: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Runs every stage that is not finished, and writes `report.md` and `report.html`.
+
+    A budget scales the steps of all stages alike, so that `steps * seconds` over the stages adds up
+    to it. It plans training on two processor cores; evaluation and analysis come on top, and a
+    slower machine takes longer: the steps follow from the budget alone, so that a run can go on.
+
+    Args:
+        study: What to run.
+        output: Where the runs and the report go.
+        data_dir: Where TFDS keeps Omniglot.
+        budget: Such as `"90m"` or `"4h"`; each stage's own steps without one.
+        overrides: `KEY=VALUE` for the recipe of every stage.
+
+    Returns:
+        The rows of the report.
+
+    Raises:
+        ValueError: The budget is no time, or a stage lies there that was made with another recipe.
+    """
+    stages, factor = study.stages, scale(budget, study.stages)
+    recipes = {stage.name: plan(stage, factor, overrides) for stage in stages}
+    for name, recipe in recipes.items():
+        _check_same_recipe(output / name, recipe)
+    output.mkdir(parents=True, exist_ok=True)
+    rows = study.report(output)
+    for number, stage in enumerate(stages, start=1):
+        recipe = recipes[stage.name]
+        print(f"\n{number}/{len(stages)} {stage.name}: {recipe.training.steps} steps", flush=True)
+        run_stage(output / stage.name, recipe, stage, data_dir)
+        rows = study.report(output)
+        keras.backend.clear_session()
+    write_json(output / "report.json", rows)
+    return rows
+
+
+def scale(budget: str | None, stages: Sequence[Stage]) -> float:
+    """By how much a budget multiplies the stages' steps."""
+    if budget is None:
+        return 1.0
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?", budget.strip())
+    seconds = 3600 * float(match[1] or 0) + 60 * float(match[2] or 0) if match else 0.0
+    if seconds <= 0:
+        raise ValueError(f"A budget is a time such as 90m, 4h or 1h30m. Received: {budget!r}")
+    return seconds / sum(stage.steps * stage.seconds for stage in stages)
+
+
+def plan(stage: Stage, factor: float, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a stage whose steps are multiplied by `factor`."""
+    steps = max(FEWEST_STEPS, round(factor * stage.steps)) if stage.steps else 0
+    return read_recipe(stage.recipe, [*stage.overrides, f"training.steps={steps}", *overrides])
+
+
+def run_stage(run: Path, recipe: Recipe, stage: Stage, data_dir: Path | None) -> None:
+    """Does what of a stage is not done: training, tests, analysis."""
+    if not (run / "model.keras").is_file():
+        train(recipe, run, data_dir, resume=run.exists())
+    done = json.loads((run / "metrics.json").read_text("utf-8"))
+    for nil, key in ((False, "evaluate"), (True, "evaluate_nil")):
+        if key not in done:
+            evaluate_path(run, data_dir, nil=nil)
+    for steps in stage.test_steps:
+        key = f"evaluate_{steps}_steps"
+        if key not in done:
+            evaluate_path(run, data_dir, {"inner_steps": steps}, key=key)
+    if stage.analysed and not (run / "analysis.json").is_file():
+        analyze(run, data_dir)
+
+
+def _check_same_recipe(run: Path, recipe: Recipe) -> None:
+    path = run / "recipe.toml"
+    if path.is_file() and read_recipe(path) != recipe:
+        raise ValueError(
+            f"{run} was made with another recipe, or with another budget: call again with that "
+            "--budget, or choose another --output"
+        )
