@@ -31,6 +31,7 @@ def cosine_scores(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, ways:
     """
     unit_support, unit_query = (tf.math.l2_normalize(rows, axis=-1) for rows in (support, query))
     cosines = tf.matmul(unit_query, unit_support, transpose_b=True)
+    labels = tf.convert_to_tensor(labels)
     weights = row_weights(labels, ways, cosines.dtype)
     weights *= tf.reduce_sum(tf.sign(weights), axis=-1, keepdims=True)
     one_hot = tf.one_hot(labels, ways, dtype=cosines.dtype)
