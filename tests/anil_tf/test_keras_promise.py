@@ -165,7 +165,7 @@ def test_mixed_precision_learns_and_adapts_in_float32(sampler, policy):
     keras.mixed_precision.set_global_policy(policy)
     try:
         model = make_model()
-        history = fit(model, sampler, 12, epochs=5)
+        history = fit(model, sampler, 12, epochs=8)
         features = model.embedding.embed_images(tf.zeros([2, 12, 12, 1], tf.uint8))
     finally:
         keras.mixed_precision.set_global_policy("float32")
