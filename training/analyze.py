@@ -18,10 +18,10 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from anil_tf.episodes import EpisodeSampler
+from anil_tf.episodic import EpisodicModel
 from anil_tf.maml import Weights, adapt_task, adapting_weights, apply_head, initial_weights
 from anil_tf.metrics import mean_and_ci95
-from anil_tf.model import ANIL
-from anil_tf.nil import answer_by_cosines
+from anil_tf.nil import predict_by_cosines
 from anil_tf.saving import load_model
 from anil_tf.similarity import as_rows, linear_cka, svcca
 from anil_tf.support.json_files import write_json
@@ -110,7 +110,9 @@ def list_blocks(backbone: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     }
 
 
-def compare_tasks(model: ANIL, sampler: EpisodeSampler, tasks: int, steps: int) -> dict[str, Any]:
+def compare_tasks(
+    model: EpisodicModel, sampler: EpisodeSampler, tasks: int, steps: int
+) -> dict[str, Any]:
     """`nil`, `freezing` and `similarity` over the sampler's first tasks.
 
     Freezing applies where the body adapts: `frozen` lists the layers that do not. Similarities are
@@ -122,11 +124,11 @@ def compare_tasks(model: ANIL, sampler: EpisodeSampler, tasks: int, steps: int) 
     depths = range(len(names) + 1) if model.adapts_body else ()
     answers = _make_answers(model, blocks, depths, sampler.ways, steps)
     probe = _make_probe(model, blocks, sampler.ways, steps)
-    cosines = tf.function(lambda inputs: answer_by_cosines(model, inputs, sampler.ways)[0])
+    cosines = tf.function(lambda inputs: predict_by_cosines(model, inputs, sampler.ways)[0])
 
     right: dict[Any, list[float]] = {key: [] for key in ("nil", *depths)}
     alike: dict[str, dict[str, list[float]]] = {
-        name: {"svcca": [], "cka": []} for name in (*names, HEAD)
+        name: {"svcca": [], "cka": []} for name in (*names, *([] if model.head is None else [HEAD]))
     }
     for index in tqdm(range(tasks), "Analysing", unit="task", disable=None):
         episode = sampler.episode(index)
@@ -166,7 +168,7 @@ def _mean(name: str, values: Sequence[float], prefix: str = "") -> dict[str, flo
 
 
 def _make_answers(
-    model: ANIL,
+    model: EpisodicModel,
     blocks: dict[str, list[keras.layers.Layer]],
     depths: Sequence[int],
     ways: int,
@@ -192,7 +194,7 @@ def _make_answers(
             for index, variable in enumerate(model.backbone.trainable_variables):
                 adapting[index] = adapting[index] and block_of[id(variable)] >= depth
             adapted = adapt_task(model, support, labels, initial, adapting, steps)
-            _, features = model.embed_task(support, query, adapted.body)
+            _, features = model.embedding.embed_task(support, query, adapted.body)
             logits[depth] = apply_head(model, adapted.head, features)
         return logits
 
@@ -200,7 +202,7 @@ def _make_answers(
 
 
 def _make_probe(
-    model: ANIL, blocks: dict[str, list[keras.layers.Layer]], ways: int, steps: int
+    model: EpisodicModel, blocks: dict[str, list[keras.layers.Layer]], ways: int, steps: int
 ) -> Callable[..., Any]:
     """A function from a task to the queries' activations of every block and of the head.
 
@@ -222,12 +224,13 @@ def _make_probe(
     def activations(weights: Weights, support: tf.Tensor, query: tf.Tensor) -> list[tf.Tensor]:
         state = backbone.non_trainable_variables
         if model.norm == "support":
-            _, state = model.run_backbone(support, weights.body)
+            _, state = model.embedding.run(support, weights.body)
         (*layers, features), _ = probe.stateless_call(
-            order(weights.body, True), order(state, False), query, training=model.norm == "task"
+            order(weights.body, True), order(state, False), query, training=model.is_transductive
         )
-        features = tf.cast(features, tf.float32)
-        return [*layers, apply_head(model, weights.head, features)]
+        if model.head is None:
+            return layers
+        return [*layers, apply_head(model, weights.head, tf.cast(features, tf.float32))]
 
     @tf.function
     def both(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor) -> Any:
@@ -266,7 +269,9 @@ def measure_speed(recipe: Recipe, sampler: EpisodeSampler) -> dict[str, Any]:
     return {"train_step": _time_in_turns(steps), "adaptation": _time_in_turns(loops)}
 
 
-def _make_adaptation(model: ANIL, support: tf.Tensor, labels: tf.Tensor) -> Callable[[], Any]:
+def _make_adaptation(
+    model: EpisodicModel, support: tf.Tensor, labels: tf.Tensor
+) -> Callable[[], Any]:
     """The adaptation of one task from its support images, as each algorithm does it best."""
 
     @tf.function
@@ -275,7 +280,7 @@ def _make_adaptation(model: ANIL, support: tf.Tensor, labels: tf.Tensor) -> Call
             initial = initial_weights(model)
             adapted = adapt_task(model, support, labels, initial, adapting_weights(model, initial))
             return [*adapted.body, *adapted.head]
-        features, _ = model.run_backbone(support)
+        features, _ = model.embedding.run(support)
         return model.adapt_head(features[tf.newaxis], labels[tf.newaxis])(features[tf.newaxis])
 
     return lambda: [value.numpy() for value in tf.nest.flatten(adapt(support, labels))]

@@ -11,15 +11,18 @@ import numpy as np
 import tensorflow as tf
 
 import anil_tf
+from anil_tf.adaptive import AdaptiveModel
 from anil_tf.datasets.images import ClassImages
 from anil_tf.distribution import is_chief
 from anil_tf.episodes import ClassSampler, EpisodeSampler, SinusoidSampler
+from anil_tf.episodic import EpisodicModel
 from anil_tf.maml import BOIL, MAML
 from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
 from anil_tf.model import ANIL
 from anil_tf.nil import NIL, Pretrained
 from anil_tf.support.files import clear_partial, replacing
 from anil_tf.support.json_files import write_json
+from anil_tf.support.keras_private import build_metrics
 from anil_tf.training.callbacks import (
     NumberGuard,
     Progress,
@@ -37,7 +40,7 @@ from anil_tf.training.distribution import (
 from anil_tf.training.recipe import Recipe, read_recipe, write_recipe
 from anil_tf.training.samplers import make_sampler
 
-ALGORITHMS: dict[str, type[ANIL]] = {
+ALGORITHMS: dict[str, type[EpisodicModel]] = {
     "anil": ANIL,
     "maml": MAML,
     "boil": BOIL,
@@ -50,7 +53,7 @@ ALGORITHMS: dict[str, type[ANIL]] = {
 EXAMPLE_CLASSES, EXAMPLES_PER_CLASS = 10, 6
 
 
-def build_model(recipe: Recipe, labels: int | None = None) -> ANIL:
+def build_model(recipe: Recipe, labels: int | None = None) -> EpisodicModel:
     """The compiled model of a recipe, initialised from its seed.
 
     Args:
@@ -60,7 +63,10 @@ def build_model(recipe: Recipe, labels: int | None = None) -> ANIL:
     keras.utils.set_random_seed(recipe.seed)
     training, options = recipe.training, recipe.model.model_dump(exclude={"backbone"})
     regression = recipe.data.source == "sinusoid"
-    model = ALGORITHMS[recipe.algorithm](
+    kind = ALGORITHMS[recipe.algorithm]
+    if not issubclass(kind, AdaptiveModel):  # it has no inner loop to set
+        options = {name: options[name] for name in ("loss", "norm") if name in options}
+    model = kind(
         recipe.model.backbone.build(recipe.data.image_shape),
         ways=1 if regression else labels or training.ways,
         **options,
@@ -159,7 +165,7 @@ def train(
 
 def fit(
     recipe: Recipe,
-    model: ANIL,
+    model: EpisodicModel,
     samplers: tuple[EpisodeSampler | SinusoidSampler, EpisodeSampler | SinusoidSampler],
     state: State,
     output: Path,
@@ -192,7 +198,7 @@ def fit(
             )
             if within:  # the metrics are to exist before their values are put back
                 with strategy.scope():
-                    model._symbolic_build(data_batch=next(iter(episodes)))
+                    build_metrics(model, next(iter(episodes)))
             model.fit(
                 episodes,
                 epochs=epoch + epochs,
