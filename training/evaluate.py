@@ -14,7 +14,7 @@ from anil_tf.metrics import mean_and_ci95
 from anil_tf.nil import cosine_scores
 from anil_tf.support.json_files import write_json
 from anil_tf.training.keras_runtime import KerasRuntime
-from anil_tf.training.recipe import Data, Evaluation, read_recipe
+from anil_tf.training.recipe import DataTable, EvaluationTable, read_recipe
 from anil_tf.training.samplers import make_sampler
 
 
@@ -195,7 +195,7 @@ def evaluate_path(
     if (path / "manifest.json").is_file():
         bundle = open_bundle(path, runtime or "onnx")
         opened: Runtime | KerasRuntime = bundle
-        data, evaluation = Data(**bundle.manifest.data), bundle.manifest.evaluation
+        data, evaluation = DataTable(**bundle.manifest.data), bundle.manifest.evaluation
         norm, trained_seed = str(bundle.manifest.norm), bundle.manifest.seed
     elif (path / "model.keras").is_file():
         if runtime not in (None, "keras"):
@@ -213,9 +213,9 @@ def evaluate_path(
 
     overrides = dict(overrides or {})
     unequal = overrides.pop("shots") if isinstance(overrides.get("shots"), tuple) else None
-    protocol = Evaluation(**{**evaluation, **overrides})
+    protocol = EvaluationTable(**{**evaluation, **overrides})
     seed = trained_seed if seed is None else seed
-    classes = None if data.source == "sinusoid" else data.load((split,), data_dir)[split]
+    classes = data.load_split(split, data_dir)
     sampler = make_sampler(data, classes, protocol, seed, split, shots=unequal)
     figures = evaluate_episodes(opened, sampler, protocol.episodes, protocol.inner_steps, nil)
     figures |= {"norm": norm, "split": split, "seed": seed}

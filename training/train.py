@@ -59,7 +59,7 @@ def build_model(recipe: Recipe, labels: int | None = None) -> ANIL:
     """
     keras.utils.set_random_seed(recipe.seed)
     training, options = recipe.training, recipe.model.model_dump(exclude={"backbone"})
-    regression = recipe.data.source == "sinusoid"
+    regression = recipe.data.is_regression
     model = ALGORITHMS[recipe.algorithm](
         recipe.model.backbone.build(recipe.data.image_shape),
         ways=1 if regression else labels or training.ways,
@@ -110,7 +110,7 @@ def train(
     if writes:
         check_output(recipe, output, resume)
 
-    regression = recipe.data.source == "sinusoid"
+    regression = recipe.data.is_regression
     classes = {} if regression else recipe.data.load(("train", "val"), data_dir)
     kind = ClassSampler if recipe.algorithm == "multiclass" else EpisodeSampler
     train_sampler, val_sampler = (

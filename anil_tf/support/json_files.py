@@ -1,4 +1,4 @@
-"""Figures on disk: every JSON file that a command or a run leaves is written here."""
+"""The JSON files that a command or a run writes, and how a run's are read."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,13 @@ from typing import Any
 from anil_tf.support.files import replacing
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object in UTF-8; an empty one where the file does not exist."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def write_json(path: Path | None, figures: Any) -> None:
-    """Writes figures as indented JSON in UTF-8; nowhere without a path, as of `--json` unused."""
+    """Writes indented JSON in UTF-8; does nothing without a path, as when `--json` is not given."""
     if path is None:
         return
     text = json.dumps(figures, indent=2, ensure_ascii=False)
