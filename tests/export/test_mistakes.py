@@ -108,7 +108,7 @@ MISTAKES = {
     ),
     "an output that is there already": (
         "train --recipe grocery84 --output run --data-dir photographs",
-        "run exists. Go on with --resume, or choose another --output",
+        "run exists. Resume that run with --resume, or choose another --output",
     ),
     "a run that is not there": (
         "evaluate rnu",

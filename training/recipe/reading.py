@@ -15,7 +15,7 @@ from anil_tf.training.recipe.tables import Recipe, Table
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
+    """The names of the recipes that ship with the package."""
     files = resources.files("anil_tf.training").joinpath("recipes").iterdir()
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
@@ -24,13 +24,13 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe by name or from a TOML file, and changes some of its keys.
 
     Args:
-        source: A name among `recipe_names()`, or the path of a file.
-        overrides: `KEY=VALUE` each, such as `training.steps=100`; the value is TOML, or a plain
-            string where it is no TOML.
+        source: A name among `recipe_names()`, or the path of a TOML file.
+        overrides: Changes such as `training.steps=100`. A value is read as TOML, or as a plain
+            string where it is not TOML.
 
     Raises:
         FileNotFoundError: There is no such recipe.
-        ValueError: It is not TOML, or a key or value is not a recipe's.
+        ValueError: The file is not TOML, or a key or value does not belong to a recipe.
     """
     if str(source) in recipe_names():
         recipes = resources.files("anil_tf.training").joinpath("recipes")
