@@ -25,7 +25,7 @@ docs: $(READY)
 docs-notebook: $(READY)
 	@mkdir -p build/tutorial
 	cp docs/tutorial.ipynb build/tutorial/
-	cd build/tutorial && PATH="$(BIN):$$PATH" $(BIN)/jupyter nbconvert --to notebook --execute \
+	cd build/tutorial && $(if $(PHOTOS),PHOTOS="$(abspath $(PHOTOS))") PATH="$(BIN):$$PATH" $(BIN)/jupyter nbconvert --to notebook --execute \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=1200 \
 	  --ExecutePreprocessor.coalesce_streams=True \
 	  --output-dir $(CURDIR)/docs tutorial.ipynb
@@ -72,5 +72,6 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	test ! -e demo/.made-by-the-demo || rm -rf demo
 	find anil_tf training export tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -30,9 +30,13 @@ def main() -> None:
     arguments = parser.parse_args()
     root: Path = arguments.output
     data, run, bundle, figures = root / "data", root / "run", root / "bundle", root / "figures.json"
+    made_by_demo = root / ".made-by-the-demo"
+    if root.exists() and not made_by_demo.exists():
+        sys.exit(f"{root} exists, and this demo did not make it. Choose another --output")
     for previous in (run, bundle, root / "letters"):
         shutil.rmtree(previous, ignore_errors=True)
     root.mkdir(parents=True, exist_ok=True)
+    made_by_demo.touch()
 
     _title("1. Meta-train on letters of some scripts")
     _anil("train", "--recipe", "glyphs", "--data-dir", data, "--output", run)

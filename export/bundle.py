@@ -26,7 +26,7 @@ from anil_tf.export.writers.litert import export_litert, quantize_litert
 from anil_tf.export.writers.litert_trainer import export_trainer
 from anil_tf.export.writers.model_card import write_model_card
 from anil_tf.export.writers.onnx import export_onnx, quantize_onnx
-from anil_tf.export.writers.precision import with_precision
+from anil_tf.export.writers.precision import check_copies, with_precision
 from anil_tf.export.writers.saved_model import export_saved_model
 from anil_tf.heads import LinearHead
 from anil_tf.model import ANIL
@@ -140,7 +140,8 @@ def _write_bundle(
     image, label = examples["image"], examples["label"]
     image_dtype: Any = image.dtype.name
     head = _initial_head(model)
-    verification = _make_verification(model.backbone, head, image, label, model.ways)
+    exported = with_precision(model.backbone, "float32")
+    verification = _make_verification(model.backbone, exported, head, image, label, model.ways)
     feature_size = verification.kernel.shape[0]
     recipe = read_toml(run / "recipe.toml")
     manifest = Manifest(
@@ -169,7 +170,7 @@ def _write_bundle(
         files={},
     )
     graphs = build_graphs(
-        with_precision(model.backbone, "float32"),
+        exported,
         head,
         declare(image.shape[1:], image.dtype.name, feature_size),
         manifest.metadata,
@@ -219,10 +220,17 @@ def _initial_head(model: ANIL) -> InitialHead:
 
 
 def _make_verification(
-    backbone: keras.Model, head: InitialHead, image: np.ndarray, label: np.ndarray, ways: int
+    backbone: keras.Model,
+    exported: keras.Model,
+    head: InitialHead,
+    image: np.ndarray,
+    label: np.ndarray,
+    ways: int,
 ) -> Verification:
     episodes = choose_episodes(label, ways)
     precise = with_precision(backbone, "float64")
+    shown = image[np.unique(np.concatenate([episodes.support, episodes.query], axis=1))]
+    rounding = check_copies(backbone, exported, precise, shown)
 
     def features(rows: np.ndarray) -> np.ndarray:
         outputs = precise(image[rows.ravel()].astype(np.float64), training=False).numpy()
@@ -238,6 +246,7 @@ def _make_verification(
         query_features=features(episodes.query),
         kernel=np.tile(head.kernel, (1, columns)),
         bias=np.tile(head.bias, columns),
+        rounding=np.array(rounding),
     )
 
 

@@ -29,6 +29,7 @@ from anil_tf.training.run import RunDirectory
 KEEP = 3
 STATE = "training.json"
 _NAME = re.compile(r"step-(\d+)\.([0-9a-f]{16})\.keras")
+_UNNAMED = re.compile(r"step-\d{8}\.keras")  # written by a process that was killed right after
 _log = logging.getLogger(__name__)
 
 
@@ -81,7 +82,8 @@ def save_checkpoint(model: keras.Model, state: State, folder: Path, writes: bool
         digest = _digest(partial)
     path = plain.with_name(f"{plain.stem}.{digest}.keras")
     os.replace(plain, path)
-    for old in set(folder.glob("step-*.keras")) - set(_newest_first(folder)[:KEEP]):
+    unnamed = (other for other in folder.glob("step-*.keras") if _UNNAMED.fullmatch(other.name))
+    for old in (*_newest_first(folder)[KEEP:], *unnamed):
         old.unlink()
     return path
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 _PART = ".part"
+_UNFINISHED = re.compile(rf"\..+\.\d+{re.escape(_PART)}(\.\w+)?")  # as `replacing` names them
 
 
 @contextlib.contextmanager
@@ -42,9 +44,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def clear_partial(folder: Path) -> None:
-    """Removes what writers left beside their files that were killed; not while others write."""
-    for partial in folder.glob(f".*{_PART}*"):
-        partial.unlink(missing_ok=True)
+    """Deletes temporary files left behind by killed processes, and no others.
+
+    Do not call while another process is writing.
+    """
+    for path in folder.glob(f".*{_PART}*"):
+        if _UNFINISHED.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _system_error(error: BaseException | None) -> OSError | None:

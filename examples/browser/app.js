@@ -1,6 +1,5 @@
 /** The page: classes with examples, a sheet of paper, and a model that learns and answers. */
 
-import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs";
 import { FewShot, readFromWeb } from "./fewshot.js";
 import { Paper } from "./paper.js";
 import { toPixels } from "./pixels.js";
@@ -8,22 +7,22 @@ import { toPixels } from "./pixels.js";
 const find = (selector, parent = document) => parent.querySelector(selector);
 const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
 
+const RUNTIME = "./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs";
+
 let model, paper;
 let changes = 0; // of the examples and classes
 let head = null; // what was learned, until the next of these changes
 let classes = []; // { row, examples: [{ pixels, thumbnail }] }, in the order of the rows
 
 async function start() {
-  ort.env.wasm.numThreads = 1; // more threads need headers that a plain file server does not send
+  find("#not-started").remove();
   const address = new URLSearchParams(location.search).get("bundle") ?? "bundle/";
   try {
-    model = await FewShot.open(ort, readFromWeb(address.endsWith("/") ? address : `${address}/`));
+    const ort = await loadRuntime();
+    model = await openBundle(ort, address.endsWith("/") ? address : `${address}/`);
   } catch (error) {
     find("main").hidden = true;
-    complain(
-      `No bundle could be opened at “${address}” beside this page. Copy or link an exported ` +
-        `bundle there, or name another with ?bundle=FOLDER. (${error.message})`,
-    );
+    complain(error.message);
     return;
   }
   const { name, image_shape: shape } = model.manifest;
@@ -45,6 +44,44 @@ async function start() {
     });
 }
 
+async function loadRuntime() {
+  if (typeof WebAssembly === "undefined") {
+    throw new Error("This browser has no WebAssembly, or it is switched off: use another browser.");
+  }
+  try {
+    const ort = await import(RUNTIME);
+    ort.env.wasm.numThreads = 1; // more threads need headers that a plain file server does not send
+    return ort;
+  } catch (error) {
+    throw new Error(
+      "ONNX Runtime Web is missing beside this page. Run “npm ci --omit=dev” in the folder of the " +
+        `page, then load it again. (${error.message})`,
+    );
+  }
+}
+
+async function openBundle(ort, address) {
+  const read = readFromWeb(address);
+  const unread = [];
+  try {
+    return await FewShot.open(ort, (name) =>
+      read(name).catch((error) => {
+        unread.push(name);
+        throw error;
+      }),
+    );
+  } catch (error) {
+    // A session that cannot be made of files that were read is the runtime's own trouble.
+    const advice =
+      unread.length || /JSON|bundle/.test(error.message)
+        ? "Copy or link an exported bundle there, or name another with ?bundle=FOLDER."
+        : "Run “npm ci --omit=dev” again in the folder of the page, or export the bundle again.";
+    throw new Error(
+      `No bundle could be opened at “${address}” beside this page. ${advice} (${error.message})`,
+    );
+  }
+}
+
 function addClass() {
   const row = find("#class-row").content.firstElementChild.cloneNode(true);
   const added = { row, examples: [] };
@@ -58,7 +95,9 @@ function addClass() {
     if (!name.value.trim()) name.value = `Class ${number}`;
     refresh();
   };
-  name.onkeydown = (event) => event.key === "Enter" && name.blur();
+  name.onkeydown = (event) => {
+    if (event.key === "Enter") name.blur(); // no value is returned: false would cancel the key
+  };
   find(".remove", row).onclick = () => {
     classes = classes.filter((other) => other !== added);
     row.remove();

@@ -119,8 +119,9 @@ def prepare(
 
 def clear_unfinished(output: Path) -> None:
     """Remove what workers left that were killed while they wrote; not while others write."""
-    for unfinished in output.glob("*/.*.tmp"):
-        unfinished.unlink()
+    for folder in (HEADS, ERRORS):
+        for unfinished in (output / folder).glob(".part-*.parquet.*.tmp"):
+            unfinished.unlink()
 
 
 def read_heads(output: str | Path, manifest: Manifest) -> Iterator[tuple[Any, Head]]:

@@ -88,6 +88,7 @@ def list_cases(
             "features",
             {"image": np.concatenate(images)},
             ({"features": np.concatenate([support, query])},),
+            max(BOUND, LAST_BIT_SLACK * float(v.rounding)),
         )
         # Adaptation itself is judged apart from the features: from the same float32 ones.
         rows = support.astype(np.float32)
@@ -103,7 +104,9 @@ def list_cases(
         adapt = functools.partial(reference.adapt, balanced=balanced)
         adapted = adapt(rows, labels, v.kernel, v.bias, rate, steps)
         yield _predict(query.astype(np.float32), adapted)
-        yield _adapt_and_predict(images, labels, (support, query), head, rate, steps, balanced)
+        yield _adapt_and_predict(
+            images, labels, (support, query), head, rate, steps, balanced, v.rounding
+        )
 
 
 def _unequal(v: Verification, episode: int) -> tuple[np.ndarray, np.ndarray]:
@@ -168,6 +171,7 @@ def _adapt_and_predict(
     rate: float,
     steps: int,
     balanced: bool,
+    rounding: float,
 ) -> Case:
     support, query = features
 
@@ -179,7 +183,8 @@ def _adapt_and_predict(
         return ({"probabilities": probabilities},)
 
     exact = expected(support, np.float64)
-    nudged = (expected(rows, np.float32) for rows in _nudge(support))
+    size = rounding * np.abs(support).max()
+    nudged = (expected(rows, np.float32) for rows in _nudge(support, size))
     return Case(
         "adapt_and_predict",
         "adapt_and_predict",
@@ -189,12 +194,16 @@ def _adapt_and_predict(
     )
 
 
-def _nudge(features: np.ndarray) -> Iterator[np.ndarray]:
-    """The features as float32, each value one float32 up or down, in a few random patterns."""
+def _nudge(features: np.ndarray, size: float = 0.0) -> Iterator[np.ndarray]:
+    """The features as float32, each value moved up or down, in a few random patterns.
+
+    Each value moves to the next float32, and by `size` more.
+    """
     rounded = features.astype(np.float32)
     for seed in range(NUDGES):
-        up = np.random.default_rng(seed).random(rounded.shape) < 0.5
-        yield np.nextafter(rounded, np.where(up, np.inf, -np.inf).astype(np.float32))
+        sign = np.where(np.random.default_rng(seed).random(rounded.shape) < 0.5, 1, -1)
+        moved = rounded + np.float32(size) * sign.astype(np.float32)
+        yield np.nextafter(moved, np.copysign(np.float32(np.inf), sign, dtype=np.float32))
 
 
 def _loosen(bound: float, exact: tuple[Arrays, ...], nudged: Iterator[tuple[Arrays, ...]]) -> float:

@@ -25,6 +25,8 @@ class Verification(NamedTuple):
         query_features: float64 `[E, Q, D]`.
         kernel: The initial head's kernel, float32 `[D, N]`.
         bias: Its bias, float32 `[N]`.
+        rounding: What float32 decides of the features, float64 `[]`: the largest difference of the
+            backbone in float32 to itself in float64, relative to the largest feature.
     """
 
     support_image: np.ndarray
@@ -35,6 +37,7 @@ class Verification(NamedTuple):
     query_features: np.ndarray
     kernel: np.ndarray
     bias: np.ndarray
+    rounding: np.ndarray = np.zeros(())  # of bundles that were made before it was measured
 
     def write(self, bundle: Path) -> None:
         """Write `verification.npz` into a bundle's folder."""
@@ -44,7 +47,7 @@ class Verification(NamedTuple):
     def read(cls, bundle: Path) -> "Verification":
         """Read `verification.npz` from a bundle's folder."""
         arrays = read_arrays(bundle / layout.VERIFICATION)
-        if arrays.keys() != set(cls._fields):
+        if arrays.keys() | cls._field_defaults.keys() != set(cls._fields):
             raise ValueError(
                 f"{layout.VERIFICATION} must hold {cls._fields}. Received: {sorted(arrays)}"
             )

@@ -18,6 +18,7 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer.qtyping import TFLOperationName
 from ai_edge_quantizer.quantizer import Quantizer
+from tensorflow.lite.python.convert_phase import ConverterError
 
 from anil_tf.export import layout
 from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL, Tensor
@@ -150,7 +151,13 @@ def write_functions(
             tf.lite.OpsSet.TFLITE_BUILTINS,
             tf.lite.OpsSet.SELECT_TF_OPS,
         ]
-        content = converter.convert()
+        try:
+            content = converter.convert()
+        except ConverterError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"LiteRT cannot be written: {reason}. Change the backbone, or export without litert"
+            ) from error
     check_builtin(content)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
@@ -165,7 +172,9 @@ def check_builtin(content: bytes) -> None:
     model = schema.ModelT.InitFromPackedBuf(content)
     custom = [code.customCode.decode() for code in model.operatorCodes if code.customCode]
     if custom:
+        recurrent = any("TensorList" in name for name in custom)
+        remedy = "Give recurrent layers unroll=True" if recurrent else "Change the backbone"
         raise ValueError(
             f"LiteRT has no built-in operation for {', '.join(custom)}. "
-            "Change the backbone, or export without litert"
+            f"{remedy}, or export without litert"
         )

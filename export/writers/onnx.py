@@ -1,6 +1,7 @@
 """The ONNX files of a bundle, one a function, each also in ONNX Runtime's own format."""
 
 import errno
+import logging
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import tensorflow as tf
 import tf2onnx
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from onnxruntime.quantization import (
@@ -27,6 +29,8 @@ from anil_tf.export.writers.graphs import Graphs
 
 OPSET = 17
 CALIBRATION_BATCH = 16
+# The converter logs what `_check_operations` raises.
+logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
 QUANTIZED = ["Conv", "Relu", "LeakyRelu", "MaxPool", "Add"]
 
 
@@ -38,21 +42,73 @@ def export_onnx(graphs: Graphs, bundle: Path) -> None:
         bundle: Folder of the bundle.
 
     Raises:
-        onnx.checker.ValidationError: The converter made an invalid graph.
+        ValueError: A layer of the backbone uses an operation that ONNX or ONNX Runtime lacks.
     """
     for name, file in layout.ONNX.items():
-        function = graphs.functions[name]
-        model, _ = tf2onnx.convert.from_function(
-            function,
-            function.input_signature,
-            opset=OPSET,
-            custom_op_handlers={"SelectV2": (_select_to_where, [])},
-        )
-        _declare(model.graph, name, graphs.signatures[name])
-        _fix_shapes(model)
-        onnx.helper.set_model_props(model, graphs.metadata)
-        _save(model, bundle / file)
+        export_function(graphs, name, bundle / file)
     shutil.copyfile(Path(__file__).with_name("adapt_script.py"), bundle / layout.ADAPT_SCRIPT)
+
+
+def export_function(graphs: Graphs, name: str, path: Path) -> None:
+    """Write one signature as an ONNX file, and as an `.ort` file beside it.
+
+    Raises:
+        ValueError: It uses an operation that ONNX or ONNX Runtime lacks.
+    """
+    model = _convert(graphs.functions[name])
+    _declare(model.graph, name, graphs.signatures[name])
+    _fix_shapes(model)
+    onnx.helper.set_model_props(model, graphs.metadata)
+    _save(model, path)
+
+
+def _convert(function: Any) -> onnx.ModelProto:
+    """The ONNX graph of a `tf.function`."""
+    # Traced anew with nested functions inlined: Keras compiles some convolutions by XLA, which the
+    # converter leaves as calls.
+    inlined = tf.function(function.python_function, input_signature=function.input_signature)
+    eagerly = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        traced = inlined.get_concrete_function()
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
+    model, _ = tf2onnx.convert.from_function(
+        inlined,
+        function.input_signature,
+        opset=OPSET,
+        custom_op_handlers={
+            "SelectV2": (_select_to_where, []),
+            "Erfc": (_erfc, []),
+            "Expm1": (_expm1, []),
+        },
+    )
+    # A constant tensor that a layer keeps, such as the mean of `Normalization`, is captured by the
+    # trace, and the converter makes an input of it.
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(outer.numpy(), inner.name)
+        for outer, inner in traced.graph.captures
+        if outer.dtype != tf.resource
+    )
+    _check_operations(model.graph)
+    return model
+
+
+def _check_operations(graph: onnx.GraphProto) -> None:
+    """Refuses a graph with an operation that is none of ONNX's.
+
+    Raises:
+        ValueError: There is one. The message says in which layer.
+    """
+    for node in graph.node:
+        if not onnx.defs.has(node.op_type, OPSET, node.domain):
+            raise ValueError(
+                f"ONNX has no operation for TensorFlow's {node.op_type}, which the backbone uses "
+                f"in {node.name.rpartition('/')[0] or node.name}. Change that layer, or export "
+                "without onnx"
+            )
+        for attribute in node.attribute:  # the bodies of loops
+            _check_operations(attribute.g)
 
 
 def quantize_onnx(bundle: Path, images: np.ndarray) -> None:
@@ -153,13 +209,33 @@ def _save_as_ort(path: Path) -> None:
         )
     except Fail as error:  # its word for a disk that is full, among others
         if shutil.disk_usage(path.parent).free > path.stat().st_size:
-            raise
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"ONNX Runtime cannot run the exported {path.stem}: {reason}. "
+                "Change the backbone, or export without onnx"
+            ) from error
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def _select_to_where(context: Any, node: Any, name: str, arguments: Any) -> None:
     """Convert a choice to ONNX's Where; tf2onnx multiplies by 0 and 1, and 0 * NaN is NaN."""
     node.type = "Where"
+
+
+def _erfc(context: Any, node: Any, name: str, arguments: Any) -> None:
+    """Convert erfc(x), of the exact GELU, to 1 - erf(x)."""
+    erf = context.insert_new_node_on_input(node, "Erf", node.input[0])
+    one = context.make_const(f"{name}_one", np.array(1, np.float32))
+    node.type = "Sub"
+    context.replace_inputs(node, [one.output[0], erf.output[0]])
+
+
+def _expm1(context: Any, node: Any, name: str, arguments: Any) -> None:
+    """Convert expm1(x), of CELU, to exp(x) - 1."""
+    exp = context.insert_new_node_on_input(node, "Exp", node.input[0])
+    one = context.make_const(f"{name}_one", np.array(1, np.float32))
+    node.type = "Sub"
+    context.replace_inputs(node, [exp.output[0], one.output[0]])
 
 
 def _declare(graph: onnx.GraphProto, name: str, signature: Signature) -> None:

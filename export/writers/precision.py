@@ -1,8 +1,15 @@
 """A backbone in another floating-point precision."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
+
+# Largest differences of a copy's features, relative to the largest feature. In another precision
+# they are a net for what is wrong, not for rounding; 16-bit floats have 8 or 11 bits.
+SAME_BOUND, PRECISION_BOUND, HALF_BOUND = 1e-5, 1e-3, 0.1
 
 
 def with_precision(backbone: keras.Model, dtype: str) -> keras.Model:
@@ -16,13 +23,75 @@ def with_precision(backbone: keras.Model, dtype: str) -> keras.Model:
         dtype: `"float32"` or `"float64"`.
 
     Returns:
-        The same architecture and weights.
+        The same architecture and state.
     """
     copy = type(backbone).from_config(_replace_dtypes(backbone.get_config(), dtype))
     if not copy.built:
         copy.build(backbone.input_shape)
-    copy.set_weights(backbone.get_weights())
+    # Through a file, not by `set_weights`: layers derive state from their weights when they are
+    # loaded, such as `Normalization` its mean and variance after `adapt`.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "backbone.weights.h5"
+        backbone.save_weights(file)
+        copy.load_weights(file)
     return copy
+
+
+def check_copies(
+    backbone: keras.Model, exported: keras.Model, precise: keras.Model, images: np.ndarray
+) -> float:
+    """Compares the copies of a backbone with the backbone's own answers.
+
+    Args:
+        backbone: The model that was trained.
+        exported: Its copy in float32.
+        precise: Its copy in float64.
+        images: `[n, ...]`, as the backbone takes them.
+
+    Returns:
+        What float32 decides of the features: the largest difference to float64, relative to the
+        largest feature.
+
+    Raises:
+        ValueError: A copy computes something else: a layer keeps state that neither its
+            configuration nor its weights hold. The layer is named.
+    """
+    if any("16" in layer.compute_dtype for layer in backbone.layers):
+        _check(backbone, exported, images, HALF_BOUND)
+        return _check(exported, precise, images, PRECISION_BOUND)
+    _check(backbone, exported, images, SAME_BOUND)
+    return _check(backbone, precise, images, PRECISION_BOUND)
+
+
+def _check(backbone: keras.Model, copy: keras.Model, images: np.ndarray, bound: float) -> float:
+    found = _difference(backbone, copy, images)
+    if found <= bound:
+        return found
+    raise ValueError(
+        f"A copy of the backbone answers differently, by {found:.2g} of the largest feature"
+        f"{_find_layer(backbone, copy, images, bound)}. Export needs layers whose state is all in "
+        "get_config and in weights"
+    )
+
+
+def _difference(backbone: keras.Model, copy: keras.Model, images: np.ndarray) -> float:
+    expected = np.asarray(backbone(images, training=False), np.float64)
+    answers = np.asarray(copy(images.astype(copy.compute_dtype), training=False), np.float64)
+    return float(np.abs(answers - expected).max() / (np.abs(expected).max() or 1.0))
+
+
+def _find_layer(backbone: keras.Model, copy: keras.Model, images: np.ndarray, bound: float) -> str:
+    """The first layer of a Functional model that differs, in words; empty if it is not found."""
+    for layer, other in zip(backbone.layers, copy.layers, strict=True):
+        try:
+            part = keras.Model(backbone.input, layer.output)
+            other_part = keras.Model(copy.input, other.output)
+            differs = _difference(part, other_part, images) > bound
+        except (AttributeError, TypeError, ValueError):  # not Functional, or not one output
+            continue
+        if differs:
+            return f", from the layer {layer.name!r} ({type(layer).__name__}) on"
+    return ""
 
 
 def _replace_dtypes(config: Any, dtype: str) -> Any:

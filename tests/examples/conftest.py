@@ -1,5 +1,6 @@
 """A bundle for drawings, the page of it, and whatever of Node and Chromium is there."""
 
+import contextlib
 import functools
 import http.server
 import json
@@ -53,43 +54,63 @@ def per_class_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def address(
+def page_root(
     browser_example: Path,
     bundle: Path,
     per_class_bundle: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[str]:
-    """Where the page is served, by Python's own file server, as its README says."""
+) -> Path:
+    """A folder with the page, its packages and two bundles. Not to be changed."""
     root = tmp_path_factory.mktemp("served")
     for path in browser_example.iterdir():
         (root / path.name).symlink_to(path)
     for name, folder in {"bundle": bundle, "per_class": per_class_bundle}.items():
         (root / name).unlink(missing_ok=True)
         (root / name).symlink_to(folder)
+    return root
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Callable[[Path], str]]:
+    """Serves a folder by Python's own file server, as the page's README says; its address."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
             pass
 
-    handler = functools.partial(Quiet, directory=str(root))
-    with http.server.ThreadingHTTPServer(("localhost", 0), handler) as server:
+    servers = contextlib.ExitStack()
+
+    def start(folder: Path) -> str:
+        handler = functools.partial(Quiet, directory=str(folder))
+        server = servers.enter_context(http.server.ThreadingHTTPServer(("localhost", 0), handler))
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://localhost:{server.server_port}/"
-        server.shutdown()
+        servers.callback(server.shutdown)
+        return f"http://localhost:{server.server_port}/"
+
+    with servers:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def address(page_root: Path, serve: Callable[[Path], str]) -> str:
+    """Where the page is served."""
+    return serve(page_root)
 
 
 @pytest.fixture
 def drive(browser_example: Path, address: str) -> Callable[..., dict[str, Any]]:
-    """Runs a scenario of drive.mjs on the page; what was seen."""
+    """Runs a scenario of drive.mjs on the page, or at another address; what was seen."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not chromium:
         pytest.skip("Chromium is not installed")
     if not (browser_example / "node_modules" / "playwright-core").is_dir():
         pytest.skip("playwright-core is not installed: npm ci in examples/browser")
 
-    def run(scenario: str, query: str = "", picture: Path | None = None) -> dict[str, Any]:
+    def run(
+        scenario: str, query: str = "", picture: Path | None = None, at: str = address
+    ) -> dict[str, Any]:
         program = Path(__file__).parent / "drive.mjs"
-        command = ["node", program, scenario, chromium, address + query]
+        command = ["node", program, scenario, chromium, at + query]
         command += [picture] if picture else []
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr

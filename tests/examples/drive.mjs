@@ -198,6 +198,49 @@ const scenarios = {
     return { said, learnable };
   },
 
+  /** Keys alone: a class is named, and every control is reached in both directions. */
+  async keyboard(page) {
+    await draw(page, "cross", 0);
+    await row(page, 0).locator(".add").click();
+    await draw(page, "cross", 1);
+    await page.locator("h1").click(); // the focus goes to the top
+    const focused = () =>
+      page.evaluate(() => {
+        const { activeElement: element } = document;
+        return [...document.querySelectorAll("button, input")].indexOf(element);
+      });
+    const reachable = await page.evaluate(() =>
+      [...document.querySelectorAll("button, input")].flatMap((e, i) => (e.disabled ? [] : [i])),
+    );
+    const forwards = [];
+    for (let step = 0; step < reachable.length; step++) {
+      await page.keyboard.press("Tab");
+      forwards.push(await focused());
+      if (step === reachable.length - 1) break;
+    }
+    const backwards = [await focused()];
+    while (backwards.length < reachable.length) {
+      await page.keyboard.press("Shift+Tab");
+      backwards.push(await focused());
+    }
+    await row(page, 1).locator(".name").focus();
+    await page.keyboard.type("red mug");
+    await page.keyboard.press("ArrowLeft");
+    await page.keyboard.press("Backspace");
+    await page.keyboard.press("Enter");
+    const name = await row(page, 1).locator(".name").inputValue();
+    const status = await page.locator("#status").textContent();
+    return { reachable, forwards, backwards, name, status, leftField: (await focused()) === -1 };
+  },
+
+  /** A page whose script does not run. */
+  async notStarted(page) {
+    const shown = page.locator("#not-started");
+    const atOnce = await shown.isVisible();
+    await shown.waitFor({ timeout: 10_000 });
+    return { atOnce, said: await shown.textContent() };
+  },
+
   async six(page) {
     for (let classes = 2; classes < 6; classes++) await button(page, "New class").click();
     return { said: await status(page) };
@@ -244,7 +287,9 @@ try {
     if (["error", "warning"].includes(message.type())) complaints.push(message.text());
   });
   await page.goto(url);
-  await page.locator("main:not([inert]), #problem:not([hidden])").waitFor();
+  if (scenario !== "notStarted") {
+    await page.locator("main:not([inert]), #problem:not([hidden])").waitFor();
+  }
   const seen = await scenarios[scenario](page, requests);
   if (picture) await page.screenshot({ path: picture, fullPage: scenario === "picture" });
   console.log(JSON.stringify({ requests, complaints, ...seen }));

@@ -68,6 +68,61 @@ def test_photos_are_examples_too(drive, tmp_path):
     assert "notes.txt is not a picture" in seen["problem"]
 
 
+def test_keys_name_a_class_and_reach_every_control(drive):
+    seen = drive("keyboard")
+    assert seen["forwards"] == seen["reachable"]
+    assert seen["backwards"] == seen["reachable"][::-1]
+    assert seen["name"] == "red mg"
+    assert seen["status"] == "Add an example of “red mg”."
+    assert seen["leftField"]
+
+
+@pytest.fixture
+def page_copy(page_root, tmp_path):
+    """The page's folder, for a test that takes something out of it."""
+    for path in page_root.iterdir():
+        (tmp_path / path.name).symlink_to(path.resolve())
+    return tmp_path
+
+
+def test_a_page_without_its_packages_says_what_to_run(drive, serve, page_copy):
+    (page_copy / "node_modules").unlink()
+    seen = drive("problem", at=serve(page_copy))
+    assert "npm ci" in seen["problem"] and not seen["usable"]
+
+
+def test_a_runtime_that_is_not_whole_says_what_to_run(drive, serve, page_copy):
+    packages = (page_copy / "node_modules").resolve()
+    (page_copy / "node_modules").unlink()
+    folder = page_copy / "node_modules" / "onnxruntime-web" / "dist"
+    folder.mkdir(parents=True)
+    script = "onnxruntime-web/dist/ort.wasm.bundle.min.mjs"
+    (page_copy / "node_modules" / script).symlink_to(packages / script)
+    seen = drive("problem", at=serve(page_copy))
+    assert "npm ci" in seen["problem"] and not seen["usable"]
+
+
+def test_a_bundle_that_is_damaged_is_named(drive, serve, page_copy):
+    (page_copy / "bundle").unlink()
+    (page_copy / "bundle").mkdir()
+    (page_copy / "bundle" / "manifest.json").write_text("{")
+    seen = drive("problem", at=serve(page_copy))
+    assert "Copy or link an exported bundle there" in seen["problem"]
+
+
+@pytest.mark.parametrize("missing", ["app.js", "paper.js", "fewshot.js"])
+def test_a_page_whose_script_does_not_run_says_so(drive, serve, page_copy, missing):
+    (page_copy / missing).unlink()
+    seen = drive("notStarted", at=serve(page_copy))
+    assert "python -m http.server" in seen["said"]
+    assert not seen["atOnce"]
+
+
+def test_a_page_opened_as_a_file_says_so(drive, page_copy):
+    seen = drive("notStarted", at=(page_copy / "index.html").as_uri())
+    assert "python -m http.server" in seen["said"]
+
+
 @pytest.mark.parametrize("query", ["?bundle=absent", "?bundle=http://127.0.0.1:9/"])
 def test_a_page_without_a_bundle_says_so(drive, query):
     seen = drive("problem", query)

@@ -14,6 +14,7 @@ from anil_tf.export import bundle as bundle_module
 from anil_tf.export.bundle import check_exportable, export_bundle
 from anil_tf.export.manifest import read_manifest
 from anil_tf.export.runtime import open_bundle
+from anil_tf.export.writers.graphs import build_graphs
 from anil_tf.export.writers.precision import with_precision
 
 
@@ -110,14 +111,28 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         export_bundle(tmp_path, tmp_path / "bundle")
 
 
-def test_an_export_that_disagrees_with_the_reference_leaves_nothing(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_copy_that_differs_from_the_keras_model_is_refused(run, tmp_path, monkeypatch, precision):
     def distorted(backbone, dtype):
         copy = with_precision(backbone, dtype)
-        if dtype == "float32":
-            copy.set_weights([weight * np.float32(1.001) for weight in copy.get_weights()])
+        if dtype == precision:
+            copy.set_weights([weight * 1.01 for weight in copy.get_weights()])
         return copy
 
     monkeypatch.setattr(bundle_module, "with_precision", distorted)
+    with pytest.raises(
+        ValueError, match=r"answers differently, by .* from the layer 'block1_conv'"
+    ):
+        export_bundle(run, tmp_path / "bundle", ["onnx"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_disagrees_with_the_reference_leaves_nothing(run, tmp_path, monkeypatch):
+    def distorted(backbone, *arguments):
+        backbone.set_weights([weight * np.float32(1.001) for weight in backbone.get_weights()])
+        return build_graphs(backbone, *arguments)
+
+    monkeypatch.setattr(bundle_module, "build_graphs", distorted)
     with pytest.raises(
         ValueError, match="does not agree with the float64 reference: onnx features"
     ):

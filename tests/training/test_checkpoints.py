@@ -115,11 +115,24 @@ def test_what_is_no_plain_file_is_written_straight(tmp_path):
     assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "text"
 
 
-def test_what_a_killed_writer_left_is_cleared(tmp_path):
-    (tmp_path / ".model.123.part.keras").write_text("half")
-    (tmp_path / "model.keras").write_text("whole")
+def test_what_a_killed_writer_left_is_cleared_and_nothing_of_the_users(tmp_path):
+    theirs = {"model.keras", ".film.part", ".notes.part.txt", ".part", ".party.2024.txt"}
+    for name in (*theirs, ".model.123.part.keras", ".recipe.7.part.toml", ".head.42.part"):
+        (tmp_path / name).write_text("")
+    (tmp_path / ".folder.1.part").mkdir()
     clear_partial(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+    assert {path.name for path in tmp_path.iterdir()} == theirs | {".folder.1.part"}
+
+
+def test_old_checkpoints_are_deleted_and_nothing_of_the_users(tmp_path):
+    theirs = {"step-best.keras", "step-00000002.backup.keras", "notes.txt"}
+    for name in (*theirs, "step-00000001.keras"):  # the last one by a killed process
+        (tmp_path / name).write_text("")
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    for step in range(2, 2 + KEEP + 2):
+        save_checkpoint(model, State(step=step), tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= theirs and len(names - theirs) == KEEP
 
 
 class Terminated(training.Checkpoint):

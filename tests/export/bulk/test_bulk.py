@@ -261,11 +261,13 @@ def test_a_run_over_several_files_goes_on_where_it_stopped(bundle, tmp_path):
         bulk.fit_chunk(job, chunk)
     kept = {path: path.stat().st_mtime_ns for path in (output / "heads").iterdir()}
     (output / "heads" / ".part-00001-00000.parquet.1.tmp").write_bytes(b"half a part")
+    (output / "notes").mkdir()
+    (output / "notes" / ".draft.tmp").write_text("the user's own")
     figures = tmp_path / "figures.json"
     continued, _ = run(bundle, tmp_path / "tasks", output, "--workers", 1, "--json", figures)
     assert continued.equals(whole)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
-    assert not list(output.rglob("*.tmp"))
+    assert [path.name for path in output.rglob("*.tmp")] == [".draft.tmp"]
     written = json.loads(figures.read_text())
     assert (written["heads"], written["heads_from_before"], written["errors"]) == (96, 48, 0)
 

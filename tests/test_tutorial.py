@@ -1,0 +1,111 @@
+"""The tutorial and the demo in a reader's own folder: what they did not make stays as it is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def first_cell(repository, tmp_path):
+    """Runs the cell in a folder, with PHOTOS or without."""
+    cells = json.loads((repository / "docs" / "tutorial.ipynb").read_text("utf-8"))["cells"]
+    code = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    program = tmp_path / "cell.py"
+    program.write_text(code.replace("range(20)", "range(2)"))  # fewer letters to draw
+
+    def run(folder: Path, photos: str | None = None) -> subprocess.CompletedProcess[str]:
+        paths = [str(repository), os.environ.get("PYTHONPATH", "")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        environment.pop("PHOTOS", None)
+        if photos is not None:
+            environment["PHOTOS"] = photos
+        command = [sys.executable, str(program)]
+        return subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+def make_photographs(folder, classes, pictures=18):
+    for number in range(classes):
+        (folder / f"class {number}").mkdir(parents=True)
+        for index in range(pictures):
+            image = Image.fromarray(np.full((8, 8, 3), index, np.uint8))
+            image.save(folder / f"class {number}" / f"{index:04d}.png")
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def reader(tmp_path):
+    """A reader's folder in which every name that the tutorial uses is taken already."""
+    folder = tmp_path / "reader"
+    make_photographs(folder / "photos", 37)
+    for name in ("new", "run", "bundle", "on-the-phone", "anil-tutorial"):
+        make_photographs(folder / name, 1, 2)
+    return folder
+
+
+@pytest.mark.parametrize("photos", ["photos", None])
+def test_a_readers_files_stay_as_they_are(first_cell, reader, photos):
+    before = files(reader)
+    for _ in range(2):  # a second time it takes another folder
+        done = first_cell(reader, photos)
+        assert done.returncode == 0, done.stderr
+        assert "to be learned on the phone: " in done.stdout
+    after = files(reader)
+    assert {path: after.get(path) for path in before} == before
+    made = {path.relative_to(reader).parts[0] for path in after.keys() - before.keys()}
+    assert made == {"anil-tutorial-2", "anil-tutorial-3"}
+
+
+def test_five_classes_are_set_aside_and_the_others_train(first_cell, reader):
+    assert first_cell(reader, "photos").returncode == 0
+    work = reader / "anil-tutorial-2"
+    learned = {path.name for path in (work / "new" / "learn").iterdir()}
+    trained = {path.name for path in (work / "photos").iterdir()}
+    assert len(learned) == 5 and len(trained) == 32 and not learned & trained
+
+
+@pytest.mark.parametrize(
+    ("classes", "pictures", "photos", "said"),
+    [
+        (3, 18, "mine", "mine has 3 classes, and this page needs 37"),
+        (5, 18, "mine", "anil adapt BUNDLE --support mine --output head.npz"),
+        (37, 4, "mine", "Each class needs 18 pictures. There are fewer of class 0, class 1"),
+        (3, 18, "elsewhere", "PHOTOS cannot be read: "),
+        (3, 18, ".", "must lie apart from this notebook"),
+        (3, 18, "anil-tutorial/photos", "must lie apart from this notebook"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_a_sentence(
+    first_cell, tmp_path, classes, pictures, photos, said
+):
+    reader = tmp_path / "reader"
+    make_photographs(reader / "mine", classes, pictures)
+    (reader / "anil-tutorial" / "photos").mkdir(parents=True)
+    before = files(reader)
+    done = first_cell(reader, photos)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert said in line
+    assert files(reader) == before and not (reader / "anil-tutorial-2").exists()
+
+
+def test_the_demo_refuses_a_folder_that_it_did_not_make(repository, tmp_path):
+    make_photographs(tmp_path / "mine" / "run", 2, 2)
+    before = files(tmp_path)
+    command = [sys.executable, str(repository / "examples" / "demo.py"), "--output", "mine"]
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "mine exists, and this demo did not make it" in done.stderr
+    assert files(tmp_path) == before
