@@ -20,6 +20,7 @@ from pathlib import Path
 import keras
 
 from anil_tf.support.hints import did_you_mean
+from anil_tf.support.keras_private import flatten_layers
 
 PREFIX = "keras.applications."
 
@@ -90,7 +91,7 @@ def build(
     application.trainable = trainable
     if not trainable:
         # Unlike batch norm, dropout does not care about `trainable`.
-        for layer in application._flatten_layers():
+        for layer in flatten_layers(application):
             if isinstance(layer, keras.layers.Dropout):
                 layer.rate = 0.0
     image = keras.Input(input_shape, name="image")

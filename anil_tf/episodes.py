@@ -1,10 +1,11 @@
-"""Episodes: few-shot tasks drawn by index from a seed, so that any of them can be drawn again."""
+"""Episodes: few-shot tasks drawn by index from a seed, so that each can be drawn again."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from anil_tf.datasets.images import ClassImages
+from anil_tf.episode_data import INPUTS, remember_redraw
 
 _TURNS = 4  # multiples of 90 degrees
 
@@ -24,28 +25,39 @@ class _Sampler:
     def dataset(self, batches: int, tasks: int, start: int = 0) -> tf.data.Dataset:
         """Meta-batches of consecutive episodes, for `fit` and `evaluate`.
 
-        Episode `start` is the first; batch `b` holds episodes `start + b * tasks` and on. A run
-        that stopped after `b` batches goes on with `start + b * tasks`.
+        Episode `start` is the first; batch `b` holds the `tasks` episodes from `start + b * tasks`
+        on. A run that stopped after `b` batches resumes with `start + b * tasks`.
+
+        **With `epochs=n`, `fit` of a model of this package draws new episodes in each epoch**:
+        epoch `e`, counted from 0, begins with episode `start + e * batches * tasks`. Validation
+        data stays the same in each epoch, and so does a data set derived from this one by `map` or
+        `take`, given together with `steps_per_epoch`, or read by another Keras model: there, ask
+        for `n * batches` batches and give `fit` the argument `steps_per_epoch=batches`.
 
         Args:
-            batches: How many; the data set's cardinality.
-            tasks: Episodes a batch, T.
+            batches: Number of batches; the cardinality of the data set.
+            tasks: Number of episodes per batch, T.
             start: Index of the first episode.
 
         Returns:
             Elements `({"support_x": [T, M, ...], "support_y": [T, M], "query_x": [T, Q, ...]},
             query_y [T, Q])`.
         """
+        episodes = batches * tasks
+
+        def draw_from(first: int | tf.Variable) -> tf.data.Dataset:
+            # A known range of indices: with a generator of unknown length Keras would run a
+            # phantom step in each epoch.
+            indices = tf.data.Dataset.range(start, start + episodes)
+            if isinstance(first, tf.Variable):
+                indices = indices.map(lambda index: index + first)
+            drawn = indices.map(self.draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            return drawn.batch(tasks, drop_remainder=True).map(split).prefetch(tf.data.AUTOTUNE)
 
         def split(episode: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-            inputs = {name: episode[name] for name in ("support_x", "support_y", "query_x")}
-            return inputs, episode["query_y"]
+            return {name: episode[name] for name in INPUTS}, episode["query_y"]
 
-        # A known range of indices: with a generator of unknown length Keras would run a phantom
-        # step an epoch.
-        indices = tf.data.Dataset.range(start, start + batches * tasks)
-        episodes = indices.map(self.draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return episodes.batch(tasks, drop_remainder=True).map(split).prefetch(tf.data.AUTOTUNE)
+        return remember_redraw(draw_from(0), draw_from, episodes)
 
 
 class EpisodeSampler(_Sampler):
