@@ -7,7 +7,7 @@ its line of help stand here, so that `anil --help` needs neither Keras nor Tenso
 import errno
 import importlib
 import warnings
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -98,7 +98,14 @@ class CommandLine(click.Group):
             raise UserError(describe(error)) from error
 
 
-def _show_warning(message: Warning | str, *_: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Shows a warning in one line, without the place in the code that raised it."""
     click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
 
