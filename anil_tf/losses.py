@@ -183,8 +183,8 @@ def row_weights(
 ) -> tf.Tensor:
     """Weight of each support row in the loss of its task; the weights of a task sum to 1.
 
-    Every class counts alike, however many rows it has: of P classes that have rows, a row of a
-    class with n rows weighs 1 / (P n). With equally many rows for each class that is 1 / M. Integer
+    Every class counts equally, however many rows it has: if P classes have rows, a row of a class
+    with n rows weighs 1 / (P n). With equally many rows for each class that is 1 / M. Integer
     labels outside `0..N-1` are padding and weigh nothing. Regression targets weigh 1 / M.
 
     Args:
@@ -219,7 +219,7 @@ def task_loss(loss: RowLoss, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         `[...]`, one loss per task.
     """
     weights = row_weights(labels, tf.shape(logits)[-1], logits.dtype)
-    # Padding rows are selected away, not multiplied by zero: 0 * inf would be NaN.
+    # Padding rows are masked, not multiplied by zero: 0 * inf would be NaN.
     return tf.reduce_sum(tf.where(weights > 0, weights * loss(labels, logits), 0.0), axis=-1)
 
 

@@ -54,7 +54,7 @@ class _OverEpisodes(keras.metrics.Metric):
     ) -> None:
         """Adds T episodes of Q queries; weights `[T]` or `[T, Q]` weigh queries within a task.
 
-        An episode whose weights are all 0 does not count; otherwise all episodes count alike.
+        An episode whose weights are all 0 does not count; all others count equally.
         """
         y_pred = tf.convert_to_tensor(y_pred)
         rows = tf.cast(self.rows(y_true, y_pred), self.dtype)
@@ -79,7 +79,7 @@ class _OverEpisodes(keras.metrics.Metric):
 @keras.saving.register_keras_serializable(package="anil_tf")
 @better("up")
 class EpisodeAccuracy(_OverEpisodes):
-    """Share of queries classified right, averaged over episodes.
+    """Share of queries that are classified correctly, averaged over episodes.
 
     `y_true` are integers `[T, Q]`, `y_pred` logits `[T, Q, N]`. Queries with a label outside
     `0..N-1` are padding and do not count.
@@ -89,7 +89,7 @@ class EpisodeAccuracy(_OverEpisodes):
         super().__init__(name=name, **kwargs)
 
     def rows(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """1 where the largest logit is the label's."""
+        """Whether the largest logit is that of the label."""
         predicted = tf.argmax(y_pred, axis=-1, output_type=tf.int32)
         return predicted == tf.cast(y_true, tf.int32)
 

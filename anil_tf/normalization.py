@@ -1,4 +1,4 @@
-"""Batch normalisation that is fast in training: fused, or folded into the convolution before it."""
+"""Fast batch normalisation in training: fused, or folded into the convolution before it."""
 
 import contextlib
 import math
