@@ -14,7 +14,7 @@ from anil_tf.export.head import Head, fit_head, read_head
 from anil_tf.export.runtime import open_bundle
 from anil_tf.metrics import mean_and_ci95
 from anil_tf.support.json_files import write_json
-from anil_tf.training.recipe import Data, Evaluation
+from anil_tf.training.recipe import DataTable, EvaluationTable
 from anil_tf.training.samplers import make_sampler
 
 KNOWN = 4  # known classes; one more is added
@@ -32,8 +32,8 @@ def main(
     """Learn four classes, save, add a fifth, and classify queries of all five before and after."""
     runtime = open_bundle(bundle)
     manifest = runtime.manifest
-    data = Data(**manifest.data)
-    protocol = Evaluation(**manifest.evaluation | {"ways": KNOWN + 1, "shots": shots})
+    data = DataTable(**manifest.data)
+    protocol = EvaluationTable(**manifest.evaluation | {"ways": KNOWN + 1, "shots": shots})
     classes = data.load(("test",), data_dir)["test"]
     sampler = make_sampler(data, classes, protocol, manifest.seed, "test")
 

@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from anil_tf.training.wording import markdown_table
+
 DOCS = Path(__file__).resolve().parent
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -52,8 +54,7 @@ def _evaluation(name: str, figures: dict[str, Any]) -> dict[str, str]:
 
 def _table(rows: list[dict[str, str]]) -> str:
     columns = ["" if key == "row" else key for key in rows[0]]
-    lines = [columns, ["---"] * len(columns), *(list(row.values()) for row in rows)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return markdown_table(columns, [list(row.values()) for row in rows])
 
 
 def main() -> None:

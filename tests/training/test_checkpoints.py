@@ -197,6 +197,24 @@ def test_a_loss_that_is_not_finite_names_step_episodes_and_checkpoint(data, tmp_
     assert not (tmp_path / "run" / "model.keras").exists()
 
 
+class Poisons(training.Counter):
+    """Makes a weight infinite at the end of the second epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if epoch == 1:
+            weight = self.model.backbone.trainable_variables[0]
+            weight.assign(np.full(weight.shape, np.inf))
+
+
+def test_weights_that_are_not_finite_are_never_saved(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "Counter", Poisons)
+    with pytest.raises(ValueError, match="are not finite at step 6: .*step-00000003"):
+        training.train(recipe_of(), tmp_path / "run", data)
+    found = find_checkpoint(tmp_path / "run" / "checkpoints")
+    assert found is not None and found[1].step == 3
+
+
 def test_adaptation_that_diverges_is_warned_of_once(data, tmp_path, caplog):
     recipe = recipe_of("model.inner_lr=500", "training.steps=50", "training.checkpoint_every=25")
     training.train(recipe, tmp_path / "run", data)
