@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from anil_tf.datasets.folder import read_image
-from anil_tf.datasets.images import to_array
+from anil_tf.datasets.pictures import read_image, to_array
 from anil_tf.export.head import Head, fit_head, read_head
 from anil_tf.export.runtime.base import Adaptation
 from anil_tf.export.runtime.onnx import OnnxRuntime

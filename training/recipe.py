@@ -12,8 +12,9 @@ import pydantic
 import tomli_w
 from pydantic import Field
 
-from anil_tf.datasets.images import ClassImages, Shape
+from anil_tf.datasets.images import ClassImages
 from anil_tf.datasets.load import load_folder, load_tfds
+from anil_tf.datasets.pictures import Shape
 from anil_tf.datasets.splits import SplitRule
 from anil_tf.export.signatures import LIMITS
 from anil_tf.support.files import replacing

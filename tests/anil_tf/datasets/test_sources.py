@@ -9,8 +9,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from anil_tf.datasets.folder import list_classes, read_classes, read_image
-from anil_tf.datasets.images import ClassImages, to_array
+from anil_tf.datasets.images import ClassImages
 from anil_tf.datasets.load import load_folder, load_tfds
+from anil_tf.datasets.pictures import to_array
 from anil_tf.datasets.splits import SPLITS, SplitRule, csv_split, random_split
 from examples import omniglot_split
 
@@ -55,7 +56,8 @@ class TestFolder:
         root = write_tree(tmp_path / "tree", {"ant": 2, "bee": 3})
         (root / "notes.txt").write_text("not a class")
         (root / "bee" / "notes.txt").write_text("not an image")
-        classes = read_classes(list_classes(root), SHAPE)
+        with pytest.warns(UserWarning, match=r"no picture: 1 \(bee/notes.txt\)"):
+            classes = read_classes(list_classes(root), SHAPE)
         assert classes.names == ("ant", "bee")
         assert classes.images.dtype == np.uint8
         assert classes.of(1).shape == (3, *SHAPE)
