@@ -7,6 +7,7 @@ import { PNG } from "pngjs";
 import { readOrientation, turnUpright } from "./photos.js";
 
 const SUFFIXES = new Set([".png", ".jpg", ".jpeg"]);
+const JPEG_OPTIONS = { maxMemoryUsageInMB: 4096 }; // 48 megapixels take more than its 512
 const DECODERS = { "89504e47": decodePng, ffd8ff: decodeJpeg }; // by the first bytes
 
 /** Whether a file holds, or is named as, a picture that `decode` reads. */
@@ -43,7 +44,7 @@ function decoderOf(bytes) {
 }
 
 function decodeJpeg(bytes) {
-  const { data, width, height, exifBuffer } = jpeg.decode(bytes);
+  const { data, width, height, exifBuffer } = jpeg.decode(bytes, JPEG_OPTIONS);
   return { data, width, height, exif: exifBuffer?.subarray(1) }; // less the second 0 of "Exif"
 }
 

@@ -180,6 +180,22 @@ def test_a_loss_that_rises_is_reported(adapt, bundle, pictures, tmp_path, copy_o
     assert process.stderr == "Warning: the loss rose: the head may classify wrongly.\n"
 
 
+def test_files_left_out_are_one_line_and_numbers_are_in_their_order(adapt, pictures, tmp_path):
+    support = tmp_path / "support"
+    for number in (0, 1, 2, 10, 11):
+        shutil.copytree(pictures / "dark", support / str(number))
+    (support / "__MACOSX").mkdir()
+    (support / "0" / "._0.jpg").write_bytes(b"\0\5\26\7")
+    (support / "0" / "0.jpg").rename(support / "0" / "without_suffix")
+    (support / "10" / "notes.txt").write_text("not a picture")
+    process = adapt("learn", support, "--output", tmp_path / "h.npz")
+    lines = succeeded(process).splitlines()
+    assert [line.split(":")[0] for line in lines[:-1]] == ["0", "1", "2", "10", "11"]
+    assert all(line.endswith(": 4 images") for line in lines[:-1])
+    (line,) = process.stderr.splitlines()
+    assert line == f"Warning: Left out 1 file of {support}: no picture: 1 (10/notes.txt)"
+
+
 def test_too_many_classes_for_a_per_class_head(adapt, per_class_bundle, pictures, tmp_path):
     for index in range(6):
         shutil.copytree(pictures / "dark", tmp_path / "many" / f"class {index}")
