@@ -25,7 +25,8 @@ docs: $(READY)
 docs-notebook: $(READY)
 	@mkdir -p build/tutorial
 	cp docs/tutorial.ipynb build/tutorial/
-	cd build/tutorial && $(if $(PHOTOS),PHOTOS="$(abspath $(PHOTOS))") PATH="$(BIN):$$PATH" $(BIN)/jupyter nbconvert --to notebook --execute \
+	if [ -n "$$PHOTOS" ]; then PHOTOS=$$(cd "$$PHOTOS" && pwd) || exit; export PHOTOS; fi; \
+	cd build/tutorial && PATH="$(BIN):$$PATH" $(BIN)/jupyter nbconvert --to notebook --execute \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=1200 \
 	  --ExecutePreprocessor.coalesce_streams=True \
 	  --output-dir $(CURDIR)/docs tutorial.ipynb
@@ -73,5 +74,7 @@ $(READY): pyproject.toml constraints.txt
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	test ! -e demo/.made-by-the-demo || rm -rf demo
+	test ! -e demo/.made-by-the-demo || { cd demo && \
+	  rm -rf data run bundle letters figures.json answers.png .made-by-the-demo; }
+	@rmdir demo 2>/dev/null || true
 	find anil_tf training export tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anil_tf.support.lazy import hand_on
+from anil_tf.support.registration import register_with_keras
 
 # On CPUs without AVX-512 TensorFlow leaves oneDNN off, although it makes a training step of a
 # small convolutional network about 1.6 times faster. The variable is read at TensorFlow's import.
@@ -20,6 +21,8 @@ __version__ = "0.1.0"
 _ROOT = Path(__file__).resolve().parent.parent
 if (_ROOT / "pyproject.toml").is_file():
     __path__.append(str(_ROOT))
+
+register_with_keras()
 
 if TYPE_CHECKING:
     from anil_tf import backbones as backbones

@@ -1,4 +1,4 @@
-"""Hints for who sits at the command line: what to do next, and what was probably meant."""
+"""Hints on the command line: the next command, and the word that was probably meant."""
 
 import difflib
 import shlex
@@ -9,16 +9,21 @@ import click
 
 
 def say_next(*words: str | Path) -> None:
-    """Says which command of `anil` comes next; on stderr, so that stdout holds results alone."""
+    """Prints the next command of `anil` on stderr, so that stdout holds only results."""
     click.echo(f"Next: {shlex.join(['anil', *map(str, words)])}", err=True)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'steps'?"` of the nearest known words, or nothing where none is near.
+def nearest(word: str, known: Iterable[str]) -> list[str]:
+    """The known words that were probably meant; none if no known word is near.
 
-    A dotted word is near to one that ends like it: `steps` to `training.steps`.
+    A dotted word is near to one with the same end: `training.steps` to `steps`.
     """
     known = list(known)
     same_end = [name for name in known if name.split(".")[-1] == word.split(".")[-1]]
-    near = same_end or difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    return same_end or difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question such as `" Did you mean 'steps'?"`, or nothing if no known word is near."""
+    near = nearest(word, known)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

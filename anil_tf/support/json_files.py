@@ -1,4 +1,4 @@
-"""Figures on disk: every JSON file that a command or a run leaves is written here."""
+"""The JSON files that a command or a run writes, and how they are read."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,16 @@ from typing import Any
 from anil_tf.support.files import replacing
 
 
-def write_json(path: Path | None, figures: Any) -> None:
-    """Writes figures as indented JSON in UTF-8; nowhere without a path, as of `--json` unused."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object in UTF-8; an empty one where the file does not exist."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def write_json(path: Path | None, values: Any) -> None:
+    """Writes values as indented JSON in UTF-8; does nothing without a path."""
     if path is None:
         return
-    text = json.dumps(figures, indent=2, ensure_ascii=False)
+    text = json.dumps(values, indent=2, ensure_ascii=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
