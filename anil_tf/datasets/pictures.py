@@ -106,7 +106,9 @@ def read_image(path: Path, image_shape: Shape) -> np.ndarray:
             return to_array(image, image_shape)
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is not an image that decodes: its format is unknown") from error
-    except (ValueError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged or hostile content raises almost any
         raise ValueError(f"{path} is not an image that decodes: {error}") from error
 
 
@@ -168,10 +170,12 @@ def why_left_out(path: Path) -> str:
         return ""
     try:
         _open(path).close()
-    except (OSError, SyntaxError, Image.DecompressionBombError):
-        return "" if suffix in HEIC_SUFFIXES else "no picture"  # reading a broken one says so
-    except ValueError as error:
-        return str(error)
+    except PermissionError:
+        return ""  # reading it says so
+    except Exception as error:  # damaged or hostile content raises almost any
+        if str(error) == NO_HEIC:
+            return NO_HEIC
+        return "" if suffix in HEIC_SUFFIXES else "no picture"
     return ""
 
 

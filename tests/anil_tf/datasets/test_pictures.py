@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anil_tf.datasets.pictures import read_image, to_array
+from anil_tf.datasets.pictures import read_image, to_array, why_left_out
 from tests.odd_pictures import HEIGHT, WIDTH, ramp, shades, write_odd_pictures
 
 SHAPE = (HEIGHT, WIDTH, 3)
@@ -105,6 +105,27 @@ def test_rows_are_resized_before_columns_by_every_version_of_pillow():
     lanczos = Image.Resampling.LANCZOS
     expected = np.asarray(tall.resize((36, 90), lanczos).resize((36, 24), lanczos))
     np.testing.assert_array_equal(to_array(tall, (24, 36, 3)), expected)
+
+
+def test_damaged_content_of_any_format_is_named_or_no_picture(odd, tmp_path):
+    Image.fromarray(ramp()).save(tmp_path / "whole.avif")
+    originals = [*(odd[0] / name for name in odd[1]), tmp_path / "whole.avif"]
+    rng = np.random.default_rng(0)
+    named = 0
+    for original in originals:
+        for _ in range(8):
+            content = bytearray(original.read_bytes())
+            for place in rng.integers(0, min(len(content), 400), 4):
+                content[place] = rng.integers(256)
+            for name in (f"a{original.suffix}", "without_suffix"):
+                (tmp_path / name).write_bytes(content)
+                if not why_left_out(tmp_path / name):
+                    try:
+                        read_image(tmp_path / name, (8, 8, 3))
+                    except ValueError as error:
+                        named += 1
+                        assert f"{name} is not an image that decodes" in str(error)
+    assert named > 20
 
 
 def test_a_folder_is_no_image(tmp_path):
