@@ -13,7 +13,7 @@ READY := $(VENV)/ready
 TYPES := build/types
 WEB := examples/browser/node_modules/.ready
 
-.PHONY: demo test web lint docs docs-notebook bench bench-export bench-serving clean
+.PHONY: demo test web lint types docs docs-notebook bench bench-export bench-serving clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -56,10 +56,13 @@ $(WEB): examples/browser/package-lock.json
 	cd examples/browser && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
-# mypy reads no import hook and no __path__: it is shown the packages as a wheel lays them out.
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --silent types
+
+# mypy reads no import hook and no __path__: it gets the packages as a wheel lays them out.
+types: $(READY)
 	@rm -rf $(TYPES)
 	@mkdir -p $(TYPES)/anil_tf
 	@ln -s $(CURDIR)/anil_tf/* $(CURDIR)/training $(CURDIR)/export $(TYPES)/anil_tf

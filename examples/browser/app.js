@@ -1,4 +1,4 @@
-/** The page: classes with examples, a sheet of paper, and a model that learns and answers. */
+/** The page: classes with examples, a drawing area, and a model that learns and predicts. */
 
 import { FewShot, readFromWeb } from "./fewshot.js";
 import { Paper } from "./paper.js";
