@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from anil_tf.datasets.inputs import Images, check_integer_labels, list_images, read_pixels
 from anil_tf.export.head import Head
 from anil_tf.export.manifest import Manifest
 from anil_tf.export.runtime import Adaptation
@@ -81,17 +82,27 @@ class FewShotClient:
         model = self.features_model if signature == "features" else self.model
         return self.transport.call(model, signature, bind(declared, inputs), declared)
 
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """Features float32 `[B, D]` of images `[B, H, W, C]`, any number of them."""
+    def features(self, images: Images) -> np.ndarray:
+        """Features float32 `[B, D]` of any number of images.
+
+        Args:
+            images: Files or Pillow images of any size, or arrays of the model's shape; one of
+                them, or any iterable of them.
+        """
+        images = list_images(images, self.manifest.image_shape)
         starts = range(0, len(images), BATCH)
-        batches = [images[start : start + BATCH] for start in starts]
+        batches = [self._read(images[start : start + BATCH]) for start in starts]
         if not batches:
             raise ValueError("there must be at least one image. Received: none")
         return np.concatenate([self.call("features", image=batch)["features"] for batch in batches])
 
+    def _read(self, images: Images) -> np.ndarray:
+        shape, dtype = self.manifest.image_shape, self.manifest.image_dtype
+        return read_pixels(list_images(images, shape), shape, dtype)
+
     def learn(
         self,
-        images: np.ndarray,
+        images: Images,
         labels: np.ndarray | Sequence[int],
         names: Sequence[str] | None = None,
         steps: int | None = None,
@@ -100,7 +111,7 @@ class FewShotClient:
         """Fit a head to images of new classes.
 
         Args:
-            images: `[M, H, W, C]`, as the model takes them: uint8 pixels of its own size.
+            images: M images, as `features` takes them.
             labels: Class of each image, `0..N-1`; an image with another label is left out.
             names: Names of the N classes; `"0"`, `"1"` and so on by default, up to the largest
                 label.
@@ -117,7 +128,7 @@ class FewShotClient:
         Warns:
             UserWarning: The support loss rose.
         """
-        labels = np.asarray(labels)
+        labels = check_integer_labels(labels)
         if names is None:
             names = [str(label) for label in range(int(labels.max(initial=-1)) + 1)]
         if missing := [name for label, name in enumerate(names) if not (labels == label).any()]:
@@ -145,8 +156,8 @@ class FewShotClient:
             self.manifest.backbone_sha256,
         )
 
-    def predict(self, images: np.ndarray, head: Head) -> np.ndarray:
-        """Probabilities `[B, N]` of images `[B, H, W, C]` under a head, in the order of its names.
+    def predict(self, images: Images, head: Head) -> np.ndarray:
+        """Probabilities `[B, N]` of B images under a head, in the order of its names.
 
         Raises:
             ServingError: The server refused, or did not answer in time.
@@ -162,9 +173,9 @@ class FewShotClient:
 
     def learn_and_predict(
         self,
-        support_images: np.ndarray,
+        support_images: Images,
         support_labels: np.ndarray | Sequence[int],
-        query_images: np.ndarray,
+        query_images: Images,
     ) -> np.ndarray:
         """Probabilities `[B, N]` of query images after learning from support images, in one call.
 
@@ -177,9 +188,9 @@ class FewShotClient:
         """
         answer = self.call(
             "adapt_and_predict",
-            support_image=support_images,
-            support_labels=support_labels,
-            query_image=query_images,
+            support_image=self._read(support_images),
+            support_labels=check_integer_labels(support_labels),
+            query_image=self._read(query_images),
         )
         return answer["probabilities"]
 

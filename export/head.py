@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from anil_tf.datasets.pictures import order_names
 from anil_tf.export.manifest import Manifest
 from anil_tf.export.runtime.base import Adaptation, BundleRuntime
 from anil_tf.export.signatures import Signature, Tensor, bind
@@ -85,7 +86,7 @@ def fit_head(
     Warns:
         UserWarning: The support loss rose.
     """
-    names = tuple(sorted(support))
+    names = tuple(order_names(support))
     kernel, bias = runtime.initial_head(len(names))
     features = np.concatenate([support[name] for name in names])
     labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(support[n]) for n in names])

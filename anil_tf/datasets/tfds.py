@@ -10,7 +10,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm.auto import tqdm
 
-from anil_tf.datasets.images import ClassImages, Shape, to_array
+from anil_tf.datasets.images import ClassImages
+from anil_tf.datasets.pictures import Shape, to_array
 from anil_tf.support.hints import did_you_mean
 
 

@@ -102,6 +102,11 @@ export class FewShot {
   /** Features of images, as a tensor [images, D]. */
   async features(images) {
     const size = this.imageShape.reduce((product, axis) => product * axis);
+    const other = images.find((image) => !isBytes(image) || image.length !== size);
+    if (other) {
+      const kind = `${other.constructor.name} of ${other.length}`;
+      throw new Error(`An image is a Uint8Array of ${size} bytes. Received: ${kind}`);
+    }
     const rows = new Float32Array(images.length * this.manifest.feature_size);
     for (let start = 0; start < images.length; start += BATCH) {
       const batch = images.slice(start, start + BATCH);
@@ -117,4 +122,8 @@ export class FewShot {
   #int32(values, dims) {
     return new this.ort.Tensor("int32", Int32Array.from(values), dims);
   }
+}
+
+function isBytes(array) {
+  return array instanceof Uint8Array || array instanceof Uint8ClampedArray;
 }

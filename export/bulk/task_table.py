@@ -151,6 +151,9 @@ def _check(batch: pa.RecordBatch, source: str, manifest: Manifest) -> tuple[Task
     mark(rows > MAX_ROWS, f"more than {MAX_ROWS} rows")
     mark(beyond, "a label is out of range")
     mark(np.diff(offsets) != expected, f"{source} is not rows x {width} values")
+    if dtype.kind == "u" and values.dtype != dtype and values.dtype.kind != "f":
+        wrong = np.append(0, np.cumsum((values < 0) | (values > np.iinfo(dtype).max)))
+        mark(wrong[offsets[1:]] > wrong[offsets[:-1]], "a pixel is not in 0..255")
     good = reasons == ""
     errors = Errors(batch["task"].filter(pa.array(~good)), list(reasons[~good]))
     if not good.all():

@@ -214,6 +214,23 @@ def test_a_picture_that_does_not_decode_is_named(bundle, pictures, head, tmp_pat
     assert not (tmp_path / "head.npz").exists()
 
 
+@pytest.mark.filterwarnings("default:Left out")
+def test_files_left_out_are_one_line(bundle, pictures, tmp_path):
+    support = shutil.copytree(pictures, tmp_path / "support")
+    (support / "dark" / "more").mkdir()
+    (support / "dark" / "0.png").rename(support / "dark" / "more" / "0.png")
+    (support / "light" / "notes.txt").write_text("not a picture")
+    (support / "light" / "._0.png").write_bytes(b"left by a Mac")
+    result = anil("adapt", bundle, "--support", support, "--output", tmp_path / "head.npz")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("dark: 2 images\n")
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("Warning"))
+    assert line == (
+        f"Warning: Left out 2 files of {support}: in a folder below a class: 1 (dark/more/0.png); "
+        "no picture: 1 (light/notes.txt)"
+    )
+
+
 def test_a_single_class_is_refused(bundle, pictures, tmp_path):
     shutil.copytree(pictures / "dark", tmp_path / "one" / "dark")
     result = anil("adapt", bundle, "--support", tmp_path / "one", "--output", tmp_path / "h.npz")

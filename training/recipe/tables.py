@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from anil_tf.datasets.images import ClassImages, Shape
+from anil_tf.datasets.images import ClassImages
 from anil_tf.datasets.load import load_folder, load_tfds
+from anil_tf.datasets.pictures import Shape
 from anil_tf.datasets.splits import SplitRule
 from anil_tf.export.signatures import MAX_STEPS
 

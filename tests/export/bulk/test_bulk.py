@@ -161,6 +161,16 @@ def test_images_go_through_the_backbone(bundle, runtime, images, tmp_path):
     assert_same_as_one_by_one(heads, tasks, runtime)
 
 
+def test_a_task_with_pixels_that_are_no_bytes_is_named(bundle, images, tmp_path):
+    numbers = images[:6].reshape(3, -1).astype(int).tolist()
+    numbers[1][5] = 300
+    table = {"task": [7, 8, 9], "labels": [[0, 1]] * 3, "images": numbers}
+    pq.write_table(pa.table(table), tmp_path / "tasks.parquet")
+    heads, errors = fit_here(bundle, tmp_path / "tasks.parquet", tmp_path / "out")
+    assert heads["task"].to_pylist() == [7, 9]
+    assert errors["reason"].to_pylist() == ["a pixel is not in 0..255"]
+
+
 def test_data_with_one_axis_go_through_the_backbone_too(runtime, images):
     flat = types.SimpleNamespace(
         features=lambda rows: runtime.features(rows.reshape(-1, 28, 28, 1)),
