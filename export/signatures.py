@@ -14,7 +14,7 @@ NO_CLASS_BIAS = -1e30
 LIMITS = {"ways": (1, 2**16), "steps": (0, 2**14)}
 
 
-class Tensor(NamedTuple):
+class TensorSpec(NamedTuple):
     """A NumPy dtype name, and axes: a number is a fixed size, a name a size that varies."""
 
     dtype: str
@@ -27,8 +27,8 @@ class Tensor(NamedTuple):
 class Signature(NamedTuple):
     """What a function takes and what it returns, by name and in order."""
 
-    inputs: dict[str, Tensor]
-    outputs: dict[str, Tensor]
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
 
 
 def declare(
@@ -48,14 +48,14 @@ def declare(
         `adapt_and_predict`.
     """
 
-    def images(axis: str) -> Tensor:
-        return Tensor(image_dtype, (axis, *image_shape))
+    def images(axis: str) -> TensorSpec:
+        return TensorSpec(image_dtype, (axis, *image_shape))
 
-    def floats(*axes: int | str) -> Tensor:
-        return Tensor("float32", axes)
+    def floats(*axes: int | str) -> TensorSpec:
+        return TensorSpec("float32", axes)
 
-    def integers(*axes: int | str) -> Tensor:
-        return Tensor("int32", axes)
+    def integers(*axes: int | str) -> TensorSpec:
+        return TensorSpec("int32", axes)
 
     # `adapt` and `predict` do not depend on the feature size, so there it is left open.
     kernel, bias = floats("features", "ways"), floats("ways")
@@ -100,7 +100,7 @@ def declare(
     }
 
 
-def compare(declared: Signature, found: Signature) -> str:
+def difference(declared: Signature, found: Signature) -> str:
     """What a graph's tensors have that the declared ones have not; empty if they agree.
 
     A size that either leaves open does not matter.
@@ -150,7 +150,7 @@ def bind(signature: Signature, values: dict[str, Any]) -> dict[str, np.ndarray]:
                     f"{first} and {name} must agree in {axis}. Received: {expected} and {size}"
                 )
         if not fits:
-            received = Tensor(str(array.dtype), array.shape)
+            received = TensorSpec(str(array.dtype), array.shape)
             raise ValueError(f"{name} must be {tensor}. Received: {received}")
         arrays[name] = np.ascontiguousarray(array, tensor.dtype).reshape(array.shape)
     return arrays

@@ -3,8 +3,12 @@
 import re
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 from anil_tf.export import layout
+
+if TYPE_CHECKING:  # a client needs `served_name` without TensorFlow
+    from anil_tf.export.writers.graphs import Graphs
 
 SERVER = "2.21.0"  # of the official image, tensorflow/serving
 
@@ -141,15 +145,15 @@ def served_name(name: str) -> str:
     return (served if served[:1].isalpha() else f"model-{served}")[:63].rstrip("-")
 
 
-def write_serving(bundle: Path, name: str) -> None:
+def write_serving(graphs: "Graphs", bundle: Path) -> None:
     """Write the configuration of a server, a container and a cluster into a bundle.
 
     Args:
+        graphs: Functions of the bundle, which have its name.
         bundle: Folder of the bundle.
-        name: The bundle's name, as in its manifest.
     """
     folder = bundle / layout.SERVING
     folder.mkdir()
-    values = {"model": served_name(name), "server": SERVER}
+    values = {"model": served_name(graphs.name), "server": SERVER}
     for file, text in FILES.items():
         (folder / file).write_text(Template(text).substitute(values), encoding="utf-8")

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from anil_tf.export.signatures import Signature, Tensor
+from anil_tf.export.signatures import Signature, TensorSpec
 from anil_tf.inner_loop import LinearAdaptation, gram_loop, gram_matrix
 
 Tensors = dict[str, tf.Tensor]
@@ -121,7 +121,8 @@ class InitialHead(NamedTuple):
 class Graphs(NamedTuple):
     """What an exporter takes: a `tf.function` for each signature, and what they read.
 
-    `metadata` is what a single file should say of itself, `Manifest.metadata`.
+    `metadata` is what a single file should say of itself, `Settings.metadata`; `name` is the
+    bundle's.
     """
 
     functions: dict[str, Any]
@@ -129,6 +130,7 @@ class Graphs(NamedTuple):
     weights: list[tf.Variable]
     head: InitialHead
     metadata: dict[str, str]
+    name: str = "model"
 
 
 def build_graphs(
@@ -136,6 +138,7 @@ def build_graphs(
     head: InitialHead,
     signatures: dict[str, Signature],
     metadata: dict[str, str] | None = None,
+    name: str = "model",
 ) -> Graphs:
     """The functions of a bundle: named tensors in, a dict of named tensors out.
 
@@ -145,6 +148,7 @@ def build_graphs(
         head: What adaptation starts from.
         signatures: From `signatures.declare`.
         metadata: Settings to write into every file that can hold them.
+        name: Name of the bundle.
 
     Returns:
         The functions, each with its input signature.
@@ -180,10 +184,10 @@ def build_graphs(
         for body in (features, initial_head, adapt, predict, adapt_and_predict)
     }
     weights = [variable.value for variable in backbone.variables]
-    return Graphs(functions, signatures, weights, head, metadata or {})
+    return Graphs(functions, signatures, weights, head, metadata or {}, name)
 
 
-def specs(inputs: dict[str, Tensor]) -> list[tf.TensorSpec]:
+def specs(inputs: dict[str, TensorSpec]) -> list[tf.TensorSpec]:
     """What `tf.function` takes as the input signature; axes with a name are dynamic."""
     return [
         tf.TensorSpec([axis if isinstance(axis, int) else None for axis in axes], dtype, name)

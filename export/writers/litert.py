@@ -21,7 +21,7 @@ from ai_edge_quantizer.quantizer import Quantizer
 from tensorflow.lite.python.convert_phase import ConverterError
 
 from anil_tf.export import layout
-from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL, Tensor
+from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL, TensorSpec
 from anil_tf.export.writers.graphs import Graphs, InitialHead, Tensors, adapt, specs
 
 # `adapt_and_predict` is three calls for whoever runs LiteRT, as it is for ONNX.
@@ -113,7 +113,7 @@ def _fix_shapes(graphs: Graphs) -> dict[str, Any]:
             "bias": tf.where(used, head["bias"], NO_CLASS_BIAS),
         }
 
-    def fix(tensor: Tensor) -> Tensor:
+    def fix(tensor: TensorSpec) -> TensorSpec:
         return tensor._replace(axes=tuple(sizes.get(axis, axis) for axis in tensor.axes))
 
     bodies: dict[str, Callable[..., Tensors]] = {
