@@ -28,7 +28,7 @@ from anil_tf.export.writers.onnx import export_onnx, quantize_onnx
 from anil_tf.export.writers.precision import check_copies, with_precision
 from anil_tf.export.writers.saved_model import export_saved_model
 from anil_tf.export.writers.source import Source, read_run, take_model
-from anil_tf.heads import LinearHead
+from anil_tf.keras_export import check_settings
 from anil_tf.model import ANIL
 
 # What each target writes into the folder of a bundle.
@@ -135,23 +135,7 @@ def check_exportable(model: keras.Model) -> None:
         raise ValueError(
             f"Only anil_tf.ANIL models are exported: this is not an ANIL but {type(model).__name__}"
         )
-    if not isinstance(model.head, LinearHead):
-        raise ValueError("Only the linear head is exported: train without head=...")
-    if model.loss_name != "cross_entropy":
-        raise ValueError(
-            "Only models with loss='cross_entropy' are exported: the exported inner loop is "
-            f"classification. Received: loss={model.loss_name!r}"
-        )
-    if model.learn_inner_lr == "per_step":
-        raise ValueError(
-            "The exported inner loop has one learning rate: train with learn_inner_lr=true"
-        )
-    if model.norm != "batch":
-        raise ValueError(
-            f"A model trained with norm='{model.norm}' normalises an image by those beside it. "
-            "Exported, it would use moving averages that it was never trained or evaluated with: "
-            "train with norm='batch' to export"
-        )
+    check_settings(model)
 
 
 def weights_digest(backbone: keras.Model) -> str:

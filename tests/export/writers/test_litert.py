@@ -10,12 +10,13 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from anil_tf import backbones
+from anil_tf.closed_form import adapt
 from anil_tf.export import layout
 from anil_tf.export.manifest import list_files, read_manifest
 from anil_tf.export.runtime import open_bundle
 from anil_tf.export.signatures import NO_CLASS_BIAS, declare
 from anil_tf.export.verify import reference
-from anil_tf.export.writers.graphs import InitialHead, adapt, build_graphs, specs
+from anil_tf.export.writers.graphs import InitialHead, build_graphs, specs
 from anil_tf.export.writers.litert import export_litert, quantize_litert, write_functions
 
 FILES = [layout.LITERT, layout.LITERT_STATIC]
