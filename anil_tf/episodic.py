@@ -5,7 +5,7 @@ from typing import Any, get_args
 import keras
 import tensorflow as tf
 
-from anil_tf import losses
+from anil_tf import keras_export, losses
 from anil_tf.embedding import POLICIES, Norm
 from anil_tf.heads import KerasHead, LinearHead
 from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
@@ -128,6 +128,8 @@ class EpisodicModel(OuterLoop):
         return tf.cast(labels, tf.float32 if self.is_regression else tf.int32)
 
     # Keras's protocol.
+
+    export = keras_export.export
 
     def build(self, input_shape: dict[str, tuple[int | None, ...]]) -> None:
         """Builds the backbone if it is not built yet, and the head on it."""

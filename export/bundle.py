@@ -1,12 +1,13 @@
-"""From a run directory to a bundle: convert, verify, describe."""
+"""From a trained model to a bundle: convert, verify, describe."""
 
+import functools
 import hashlib
-import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,53 +16,80 @@ import tensorflow as tf
 
 import anil_tf
 from anil_tf.export import layout
-from anil_tf.export.manifest import Manifest, list_files
-from anil_tf.export.serving.files import served_name, write_serving
-from anil_tf.export.serving.warmup import choose_requests, write_warmup
-from anil_tf.export.signatures import declare
+from anil_tf.export.manifest import Draft, Manifest, Parity, Settings, list_files
+from anil_tf.export.serving.files import write_serving
+from anil_tf.export.serving.warmup import write_warmup
 from anil_tf.export.verify.checks import verify_bundle
 from anil_tf.export.verify.episodes import Verification, choose_episodes
 from anil_tf.export.writers.graphs import Graphs, InitialHead, build_graphs
 from anil_tf.export.writers.litert import export_litert, quantize_litert
-from anil_tf.export.writers.litert_trainer import export_trainer
 from anil_tf.export.writers.model_card import write_model_card
 from anil_tf.export.writers.onnx import export_onnx, quantize_onnx
 from anil_tf.export.writers.precision import check_copies, with_precision
 from anil_tf.export.writers.saved_model import export_saved_model
-from anil_tf.heads import LinearHead
+from anil_tf.export.writers.source import Source, read_run, take_model
+from anil_tf.keras_export import check_settings
 from anil_tf.model import ANIL
-from anil_tf.saving import load_model
-from anil_tf.support.untrusted import read_arrays, read_toml
 
-EXPORTERS: dict[str, Callable[[Graphs, Path], None]] = {
-    "saved_model": export_saved_model,
-    "onnx": export_onnx,
-    "litert": export_litert,
+# What each target writes into the folder of a bundle.
+EXPORTERS: dict[str, tuple[Callable[[Graphs, Path], None], ...]] = {
+    "saved_model": (export_saved_model, write_warmup, write_serving),
+    "onnx": (export_onnx,),
+    "litert": (export_litert,),
 }
-# From a bundle and training images to its quantized backbone.
-QUANTIZERS: dict[str, Callable[[Path, np.ndarray], None]] = {
-    "onnx": quantize_onnx,
-    "litert": quantize_litert,
+
+
+class Quantizer(NamedTuple):
+    """How a target gets a backbone in 8-bit integers.
+
+    Attributes:
+        write: Function of the bundle's folder and training images that writes the files.
+        files: The files that it writes.
+    """
+
+    write: Callable[[Path, np.ndarray], None]
+    files: tuple[str, ...]
+
+
+QUANTIZERS = {
+    "onnx": Quantizer(quantize_onnx, (layout.ONNX_INT8, layout.ONNX_INT8_ORT)),
+    "litert": Quantizer(quantize_litert, (layout.LITERT_INT8,)),
 }
+
+
+class QuantizationWarning(UserWarning):
+    """A quantized backbone missed its bound and was left out of the bundle."""
 
 
 def export_bundle(
-    run: str | Path,
+    source: str | Path | ANIL,
     output: str | Path,
     targets: Sequence[str] = tuple(EXPORTERS),
     int8: bool = False,
-    trainer: bool = False,
+    *,
+    examples: tuple[np.ndarray, np.ndarray] | None = None,
+    name: str | None = None,
+    data: dict[str, Any] | None = None,
 ) -> Manifest:
-    """Export a trained run, and verify what was exported.
+    """Export a trained model, and verify what was exported.
 
-    The bundle appears at `output` whole, or not at all.
+    The bundle appears at `output` whole, or not at all. A quantized backbone that misses its bound
+    is left out, with a `QuantizationWarning`.
+
+        export_bundle("run", "bundle")
+        export_bundle(model, "bundle", examples=(images, labels))
 
     Args:
-        run: Run directory written by training.
+        source: Run directory written by training, or an `ANIL` model after `fit`.
         output: Folder of the bundle; must not exist.
         targets: Formats to write, of `EXPORTERS`.
         int8: Also quantize the backbone, for the targets in `QUANTIZERS`.
-        trainer: Write `litert/trainer.tflite` too, which holds its head.
+        examples: For a model: training images `[n, ...]`, uint8 or float32 as the backbone takes
+            them, and their classes, integers `[n]`. The bundle is verified on some of them and
+            carries these. At least two classes need four images each.
+        name: Name of a model's bundle; that of the model by default.
+        data: What a model was trained on, for the manifest and the model card; not stated by
+            default.
 
     Returns:
         The manifest of the bundle.
@@ -70,28 +98,23 @@ def export_bundle(
         FileExistsError: `output` exists.
         FileNotFoundError: The run directory lacks a file.
         OSError: The bundle cannot be written; nothing of it is left.
-        ValueError: A target is unknown, the model cannot be exported, or an exported function does
-            not agree with the float64 reference.
+        ValueError: A target is unknown, the examples are missing or do not fit, the model cannot be
+            exported, or an exported function does not agree with the float64 reference.
     """
-    run, output = Path(run), Path(output)
+    output = Path(output)
     if not targets or not set(targets) <= set(EXPORTERS):
         raise ValueError(f"targets must be some of {sorted(EXPORTERS)}. Received: {list(targets)}")
     if int8 and not set(targets) & set(QUANTIZERS):
         raise ValueError(f"int8 needs one of the targets {sorted(QUANTIZERS)}. Received: {targets}")
     if output.exists():
         raise FileExistsError(f"{output} exists. Remove it or choose another output")
-    for name in ("recipe.toml", "model.keras"):
-        if not (run / name).is_file():
-            raise FileNotFoundError(f"{run} is not a finished run: it has no {name}")
-
-    model = load_model(run / "model.keras")
-    check_exportable(model)
+    found = _find_source(source, examples, name, data)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
         folder = Path(scratch) / "bundle"
         folder.mkdir()
         try:
-            manifest = _write_bundle(run, model, folder, targets, int8, trainer)
+            manifest = _write_bundle(found, folder, targets, int8)
         except tf.errors.OpError as error:  # TensorFlow's own word for a disk that is full
             reason = str(error.message).splitlines()[0]
             raise OSError(f"{output} cannot be written: {reason}") from error
@@ -105,101 +128,100 @@ def check_exportable(model: keras.Model) -> None:
     """Refuse what a bundle could not run as it was trained.
 
     Raises:
-        ValueError: The model is no `ANIL`, has another head or loss than the exported inner loop
-            knows, or was trained on the statistics of each task.
+        ValueError: The model is not an `ANIL`, has another head or loss than the exported inner
+            loop knows, or was trained on the statistics of each task.
     """
     if not isinstance(model, ANIL):
-        raise ValueError(f"Only anil_tf.ANIL models are exported. Received: {type(model).__name__}")
-    if not isinstance(model.head, LinearHead):
-        raise ValueError("Only the linear head is exported: train without head=...")
-    if model.loss_name != "cross_entropy":
         raise ValueError(
-            "Only models with loss='cross_entropy' are exported: the exported inner loop is "
-            f"classification. Received: loss={model.loss_name!r}"
+            f"Only anil_tf.ANIL models are exported: this is not an ANIL but {type(model).__name__}"
         )
-    if model.learn_inner_lr == "per_step":
-        raise ValueError(
-            "The exported inner loop has one learning rate: train with learn_inner_lr=true"
-        )
-    if model.norm != "batch":
-        raise ValueError(
-            f"A model trained with norm='{model.norm}' normalises an image by those beside it. "
-            "Exported, it would use moving averages that it was never trained or evaluated with: "
-            "train with norm='batch' to export"
-        )
+    check_settings(model)
 
 
-def _write_bundle(
-    run: Path, model: ANIL, folder: Path, targets: Sequence[str], int8: bool, trainer: bool
-) -> Manifest:
-    examples = read_arrays(run / "examples.npz")
-    image, label = examples["image"], examples["label"]
-    image_dtype: Any = image.dtype.name
+def weights_digest(backbone: keras.Model) -> str:
+    """sha256 of the weights: the identity of a feature space, whatever the format it runs in."""
+    digest = hashlib.sha256()
+    for weight in backbone.get_weights():
+        digest.update(f"{weight.dtype} {weight.shape}".encode())
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()
+
+
+def _find_source(
+    source: str | Path | keras.Model,
+    examples: tuple[np.ndarray, np.ndarray] | None,
+    name: str | None,
+    data: dict[str, Any] | None,
+) -> Source:
+    if isinstance(source, keras.Model):
+        check_exportable(source)
+        if examples is None:
+            raise ValueError(
+                "A model in memory is verified on training images: give "
+                "examples=(images, labels), at least four images of two classes"
+            )
+        return take_model(source, examples, name, data)
+    if examples is not None or name is not None or data is not None:
+        raise ValueError(f"{source} is a run, which has its own examples, name and data: omit them")
+    run = read_run(Path(source))
+    check_exportable(run.model)
+    return run
+
+
+def _write_bundle(source: Source, folder: Path, targets: Sequence[str], int8: bool) -> Manifest:
+    model = source.model
     head = _initial_head(model)
     exported = with_precision(model.backbone, "float32")
-    verification = _make_verification(model.backbone, exported, head, image, label, model.ways)
-    feature_size = verification.kernel.shape[0]
-    recipe = read_toml(run / "recipe.toml")
-    manifest = Manifest(
-        name=recipe["name"],
-        image_shape=image.shape[1:],
+    verification = _make_verification(source, exported, head)
+    settings = _describe(source, head, feature_size=verification.kernel.shape[0])
+    graphs = build_graphs(exported, head, settings.signatures, settings.metadata, settings.name)
+
+    verification.write(folder)  # first: the writer of the warm-up requests reads it
+    for target in targets:
+        for write in EXPORTERS[target]:
+            write(graphs, folder)
+        if int8 and target in QUANTIZERS:
+            QUANTIZERS[target].write(folder, source.image)
+
+    draft = Manifest(**dict(settings), files=list_files(folder))
+    parities, _ = verify_bundle(Draft(folder, draft), in_process=True)
+    parities = _leave_out_int8(folder, parities)
+    _check_parity(parities)
+
+    finished = functools.partial(Manifest, **dict(settings), parity=parities)
+    card = write_model_card(finished(files=list_files(folder)))
+    (folder / layout.MODEL_CARD).write_text(card, encoding="utf-8")
+    manifest = finished(files=list_files(folder))
+    manifest.write(folder)
+    return manifest
+
+
+def _describe(source: Source, head: InitialHead, feature_size: int) -> Settings:
+    image_dtype: Any = source.image.dtype.name
+    return Settings(
+        name=source.name,
+        image_shape=source.image.shape[1:],
         image_dtype=image_dtype,
         feature_size=feature_size,
-        ways=model.ways,
-        shots=recipe["training"]["shots"],
-        head_init=model.head_init,
+        ways=head.ways,
+        shots=source.shots,
+        head_init=source.model.head_init,
         inner_lr=head.inner_lr,
         inner_steps=head.inner_steps,
         norm="batch",
         loss="cross_entropy",
-        seed=recipe["seed"],
-        data=recipe["data"],
-        evaluation=recipe["evaluation"],
-        accuracy=_read_accuracy(run),
-        backbone_sha256=weights_digest(model.backbone),
+        seed=source.seed,
+        data=source.data,
+        evaluation=source.evaluation,
+        accuracy=source.accuracy,
+        backbone_sha256=weights_digest(source.model.backbone),
         versions={
             "anil-tf": anil_tf.__version__,
             "keras": keras.__version__,
             "onnx": onnx.__version__,
             "tensorflow": tf.__version__,
         },
-        files={},
     )
-    graphs = build_graphs(
-        exported,
-        head,
-        declare(image.shape[1:], image.dtype.name, feature_size),
-        manifest.metadata,
-    )
-    for target in targets:
-        EXPORTERS[target](graphs, folder)
-        if int8 and target in QUANTIZERS:
-            QUANTIZERS[target](folder, image)
-    if "saved_model" in targets:
-        write_warmup(folder, served_name(manifest.name), choose_requests(verification, head))
-        write_serving(folder, manifest.name)
-    if trainer:
-        export_trainer(graphs, folder)
-    verification.write(folder)
-    manifest = manifest.model_copy(update={"files": list_files(folder)})
-    manifest.write(folder)
-
-    parity, _ = verify_bundle(folder, in_process=True)
-    failed = [
-        f"{runtime.runtime} {check.check} ({check.error or check.difference})"
-        for runtime in parity
-        for check in runtime.checks
-        if not check.ok
-    ]
-    if failed:
-        raise ValueError(
-            f"The export does not agree with the float64 reference: {'; '.join(failed)}"
-        )
-    manifest = manifest.model_copy(update={"parity": parity})
-    (folder / layout.MODEL_CARD).write_text(write_model_card(manifest), encoding="utf-8")
-    manifest = manifest.model_copy(update={"files": list_files(folder)})
-    manifest.write(folder)
-    return manifest
 
 
 def _initial_head(model: ANIL) -> InitialHead:
@@ -215,15 +237,9 @@ def _initial_head(model: ANIL) -> InitialHead:
     )
 
 
-def _make_verification(
-    backbone: keras.Model,
-    exported: keras.Model,
-    head: InitialHead,
-    image: np.ndarray,
-    label: np.ndarray,
-    ways: int,
-) -> Verification:
-    episodes = choose_episodes(label, ways)
+def _make_verification(source: Source, exported: keras.Model, head: InitialHead) -> Verification:
+    backbone, image = source.model.backbone, source.image
+    episodes = choose_episodes(source.label, head.ways)
     precise = with_precision(backbone, "float64")
     shown = image[np.unique(np.concatenate([episodes.support, episodes.query], axis=1))]
     rounding = check_copies(backbone, exported, precise, shown)
@@ -246,19 +262,34 @@ def _make_verification(
     )
 
 
-def _read_accuracy(run: Path) -> dict[str, dict[str, Any]]:
-    """Figures of the last evaluation, by the runtime that it was made with."""
-    path = run / "metrics.json"
-    if not path.is_file():
-        return {}
-    figures = json.loads(path.read_text(encoding="utf-8")).get("evaluate")
-    return {figures["runtime"]: figures} if figures else {}
+def _leave_out_int8(folder: Path, parities: list[Parity]) -> list[Parity]:
+    """Delete the quantized files that miss their bound; the parities of the other runtimes."""
+    missed = {parity.runtime: parity for parity in parities if not parity.ok}
+    for target, quantizer in QUANTIZERS.items():
+        if parity := missed.pop(f"{target}_int8", None):
+            for file in quantizer.files:
+                (folder / file).unlink()
+            worst = max(parity.checks, key=lambda check: check.share_of_bound)
+            warnings.warn(
+                f"{quantizer.files[0]} is left out of the bundle: its {worst.check} differ from "
+                f"float64 by {worst.error or f'{worst.difference:.2g}'}, the bound is "
+                f"{worst.bound:.2g}. Use the float32 model, or train a backbone that quantizes "
+                "well, such as one of convolutions, batch normalisation and ReLU",
+                QuantizationWarning,
+                stacklevel=4,
+            )
+            parities = [other for other in parities if other is not parity]
+    return parities
 
 
-def weights_digest(backbone: keras.Model) -> str:
-    """sha256 of the weights: the identity of a feature space, whatever the format it runs in."""
-    digest = hashlib.sha256()
-    for weight in backbone.get_weights():
-        digest.update(f"{weight.dtype} {weight.shape}".encode())
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    return digest.hexdigest()
+def _check_parity(parities: list[Parity]) -> None:
+    failed = [
+        f"{parity.runtime} {check.check} ({check.error or check.difference})"
+        for parity in parities
+        for check in parity.checks
+        if not check.ok
+    ]
+    if failed:
+        raise ValueError(
+            f"The export does not agree with the float64 reference: {'; '.join(failed)}"
+        )

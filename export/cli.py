@@ -7,6 +7,7 @@ command needs is imported when it runs.
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import click
@@ -34,21 +35,23 @@ _json = click.option("--json", "json_file", type=_FILE, help="Write the figures 
     "--targets", default="saved_model,onnx,litert", show_default=True, help="Formats to write."
 )
 @click.option("--int8", is_flag=True, help="Add a backbone with 8-bit convolutions.")
-@click.option("--trainer", is_flag=True, help="Add a LiteRT file that trains and holds its head.")
 @_json
-def export(
-    run: Path, output: Path, targets: str, int8: bool, trainer: bool, json_file: Path | None
-) -> None:
+def export(run: Path, output: Path, targets: str, int8: bool, json_file: Path | None) -> None:
     """Export a trained RUN as a bundle, verified against a float64 reference."""
     import_tensorflow()
-    from anil_tf.export.bundle import export_bundle
+    from anil_tf.export.bundle import QuantizationWarning, export_bundle
     from anil_tf.export.verify.checks import format_parity
 
-    with native_notes_kept():
-        manifest = export_bundle(run, output, targets.split(","), int8, trainer)
+    # A warning would go to the stderr that is held back here.
+    with warnings.catch_warnings(record=True) as caught, native_notes_kept():
+        warnings.simplefilter("always", QuantizationWarning)
+        manifest = export_bundle(run, output, targets.split(","), int8)
     click.echo(format_parity(manifest.parity))
     size = sum(file.bytes for file in manifest.files.values())
     click.echo(f"\nWrote {output}: {len(manifest.files)} files, {size / 1e6:.1f} MB")
+    for warning in caught:
+        if issubclass(warning.category, QuantizationWarning):
+            click.echo(f"Warning: {warning.message}", err=True)
     write_json(json_file, manifest.model_dump(mode="json"))
     say_next("adapt", output, "--support", "DIR", "--output", "head.npz")
 
@@ -62,13 +65,13 @@ def verify(bundle: Path, json_file: Path | None) -> None:
     from anil_tf.export.verify.checks import format_parity, verify_bundle
 
     with native_notes_kept():
-        parity, skipped = verify_bundle(bundle)
-    click.echo(format_parity(parity))
+        parities, skipped = verify_bundle(bundle)
+    click.echo(format_parity(parities))
     for runtime, reason in skipped.items():
         click.echo(f"{runtime} skipped: {reason}")
-    figures = {"parity": [runtime.model_dump() for runtime in parity], "skipped": skipped}
+    figures = {"parity": [parity.model_dump() for parity in parities], "skipped": skipped}
     write_json(json_file, figures)
-    if not all(runtime.ok for runtime in parity):
+    if not all(parity.ok for parity in parities):
         sys.exit(1)
     say_next("adapt", bundle, "--support", "DIR", "--output", "head.npz")
 

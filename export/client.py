@@ -23,7 +23,7 @@ from anil_tf.export.manifest import Manifest
 from anil_tf.export.runtime import Adaptation
 from anil_tf.export.serving.files import served_name
 from anil_tf.export.serving.transport import Transport
-from anil_tf.export.signatures import bind, declare
+from anil_tf.export.signatures import bind
 
 BATCH = 32  # images a request: 0.7 MB of 84 x 84 colour images
 
@@ -58,7 +58,7 @@ class FewShotClient:
         self.manifest = manifest
         self.model = model or served_name(manifest.name)
         self.features_model = features_model or self.model
-        self.signatures = declare(manifest.image_shape, manifest.image_dtype, manifest.feature_size)
+        self.signatures = manifest.signatures
         self.transport = connect(url, timeout)
 
     def __enter__(self) -> "FewShotClient":
@@ -195,13 +195,7 @@ class FewShotClient:
         return answer["probabilities"]
 
     def _initial_head(self, ways: int) -> dict[str, np.ndarray]:
-        if ways < 2:
-            raise ValueError(f"there must be at least 2 classes. Received: {ways}")
-        if self.manifest.head_init == "per_class" and ways > self.manifest.ways:
-            raise ValueError(
-                f"This model's head has a column for each of {self.manifest.ways} classes. "
-                f"Received: {ways} classes"
-            )
+        self.manifest.check_ways(ways)
         return self.call("initial_head", ways=ways)
 
 

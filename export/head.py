@@ -16,7 +16,7 @@ import numpy as np
 from anil_tf.datasets.pictures import order_names
 from anil_tf.export.manifest import Manifest
 from anil_tf.export.runtime.base import Adaptation, BundleRuntime
-from anil_tf.export.signatures import Signature, Tensor, bind
+from anil_tf.export.signatures import Signature, TensorSpec, bind
 from anil_tf.support.files import replacing
 from anil_tf.support.untrusted import read_arrays
 
@@ -153,10 +153,10 @@ def _check(
     arrays = bind(
         Signature(
             {
-                "kernel": Tensor("float32", (size, ways)),
-                "bias": Tensor("float32", (ways,)),
-                "support_features": Tensor("float32", ("rows", size)),
-                "support_labels": Tensor("int32", ("rows",)),
+                "kernel": TensorSpec("float32", (size, ways)),
+                "bias": TensorSpec("float32", (ways,)),
+                "support_features": TensorSpec("float32", ("rows", size)),
+                "support_labels": TensorSpec("int32", ("rows",)),
             },
             {},
         ),
@@ -165,8 +165,7 @@ def _check(
     labels = arrays["support_labels"]
     if len(set(names)) < max(2, ways):
         raise ValueError(f"it must name two classes or more, each once. Received: {list(names)}")
-    if manifest.head_init == "per_class" and ways > manifest.ways:
-        raise ValueError(f"this bundle has at most {manifest.ways} classes. Received: {ways}")
+    manifest.check_ways(ways)
     for name in ("kernel", "bias", "support_features"):
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} has values that are not finite")

@@ -21,11 +21,9 @@ ONNX = {
 }
 # `features` with convolutions in 8-bit integers.
 ONNX_INT8 = "onnx/backbone_int8.onnx"
+ONNX_INT8_ORT = "onnx/backbone_int8.ort"
 
 # The same signatures in one file each: of any size, of fixed shapes, with 8-bit convolutions.
 LITERT = "litert/model.tflite"
 LITERT_STATIC = "litert/model_static.tflite"
 LITERT_INT8 = "litert/model_int8.tflite"
-
-# A file that holds its head; only if asked for.
-LITERT_TRAINER = "litert/trainer.tflite"

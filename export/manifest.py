@@ -1,12 +1,14 @@
 """The manifest of a bundle: what it is, how good it is, and the digest of every file in it."""
 
 import hashlib
+import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pydantic
 
 from anil_tf.export import layout
+from anil_tf.export.signatures import LIMITS, Signature, declare
 from anil_tf.support.json_files import write_json
 from anil_tf.support.untrusted import read_bytes
 
@@ -36,6 +38,11 @@ class Check(pydantic.BaseModel):
         """Whether the difference is within the bound."""
         return self.difference is not None and self.difference <= self.bound
 
+    @property
+    def share_of_bound(self) -> float:
+        """The difference as a multiple of the bound; infinite if there is none."""
+        return math.inf if self.difference is None else self.difference / self.bound
+
 
 class Parity(pydantic.BaseModel):
     """A runtime held to the float64 reference, on the episodes that the bundle carries.
@@ -57,8 +64,12 @@ class Parity(pydantic.BaseModel):
         return all(check.ok for check in self.checks)
 
 
-class Manifest(pydantic.BaseModel):
-    """What `manifest.json` holds. Names are those of recipes, options and signatures."""
+class Settings(pydantic.BaseModel):
+    """What a bundle is, as known before a file of it is written.
+
+    Names are those of recipes, options and signatures. `shots` and `seed` are null for a model that
+    was not trained by a recipe.
+    """
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
 
@@ -68,24 +79,18 @@ class Manifest(pydantic.BaseModel):
     image_dtype: Literal["uint8", "float32"]
     feature_size: int
     ways: int
-    shots: int
+    shots: int | None
     head_init: Literal["per_class", "shared"]
     inner_lr: float
     inner_steps: int
     norm: Literal["batch"]
     loss: Literal["cross_entropy"]
-    seed: int
+    seed: int | None
     data: dict[str, Any]
     evaluation: dict[str, Any]
     accuracy: dict[str, dict[str, Any]]
-    parity: list[Parity] = []
     backbone_sha256: str
     versions: dict[str, str]
-    files: dict[str, File]
-
-    def write(self, bundle: Path) -> None:
-        """Write `manifest.json` into a bundle's folder."""
-        write_json(bundle / layout.MANIFEST, self.model_dump(mode="json"))
 
     @property
     def balanced(self) -> bool:
@@ -99,9 +104,48 @@ class Manifest(pydantic.BaseModel):
             "ways", "shots", "head_init", "inner_lr", "inner_steps", "feature_size",
             "backbone_sha256",
         )  # fmt: skip
-        return {key: str(getattr(self, key)) for key in keys} | {
+        values = {key: getattr(self, key) for key in keys}
+        return {key: str(value) for key, value in values.items() if value is not None} | {
             "anil-tf": self.versions["anil-tf"]
         }
+
+    @property
+    def signatures(self) -> dict[str, Signature]:
+        """The bundle's functions: names, dtypes and axes of what they take and return."""
+        return declare(self.image_shape, self.image_dtype, self.feature_size)
+
+    @property
+    def most_ways(self) -> int:
+        """Largest number of classes that a head can have."""
+        return self.ways if self.head_init == "per_class" else LIMITS["ways"][1]
+
+    def check_ways(self, ways: int) -> None:
+        """Check the number of classes of a head.
+
+        Raises:
+            ValueError: `ways` is below 2 or above `most_ways`.
+        """
+        if ways < 2:
+            raise ValueError(f"ways must be at least 2. Received: ways={ways}")
+        if ways <= self.most_ways:
+            return
+        if self.head_init == "per_class":
+            raise ValueError(
+                f"This bundle's head has a column for each of {self.ways} classes. "
+                f"Received: ways={ways}. Train with head_init = 'shared' for any number of classes."
+            )
+        raise ValueError(f"ways must be at most {self.most_ways}. Received: ways={ways}")
+
+
+class Manifest(Settings):
+    """What `manifest.json` holds: the settings, the files, and how each runtime agrees."""
+
+    files: dict[str, File]
+    parity: list[Parity] = []
+
+    def write(self, bundle: Path) -> None:
+        """Write `manifest.json` into a bundle's folder."""
+        write_json(bundle / layout.MANIFEST, self.model_dump(mode="json"))
 
     @property
     def formats(self) -> list[str]:
@@ -116,6 +160,20 @@ class Manifest(pydantic.BaseModel):
             for name, file in self.files.items()
             if name == path or name.startswith(f"{path}/")
         )
+
+
+class Draft(NamedTuple):
+    """A bundle whose manifest is not written yet: export verifies the files first."""
+
+    folder: Path
+    manifest: Manifest
+
+
+def open_manifest(bundle: str | Path | Draft) -> Draft:
+    """Folder and manifest of a bundle: those of a draft as they are, others by `read_manifest`."""
+    if isinstance(bundle, Draft):
+        return bundle
+    return Draft(Path(bundle), read_manifest(Path(bundle)))
 
 
 def list_files(bundle: Path) -> dict[str, File]:

@@ -15,7 +15,7 @@ MAX_STEPS = 2**14
 LIMITS = {"ways": (1, 2**16), "steps": (0, MAX_STEPS)}
 
 
-class Tensor(NamedTuple):
+class TensorSpec(NamedTuple):
     """A NumPy dtype name, and axes: a number is a fixed size, a name a size that varies."""
 
     dtype: str
@@ -28,8 +28,8 @@ class Tensor(NamedTuple):
 class Signature(NamedTuple):
     """What a function takes and what it returns, by name and in order."""
 
-    inputs: dict[str, Tensor]
-    outputs: dict[str, Tensor]
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
 
 
 def declare(
@@ -49,14 +49,14 @@ def declare(
         `adapt_and_predict`.
     """
 
-    def images(axis: str) -> Tensor:
-        return Tensor(image_dtype, (axis, *image_shape))
+    def images(axis: str) -> TensorSpec:
+        return TensorSpec(image_dtype, (axis, *image_shape))
 
-    def floats(*axes: int | str) -> Tensor:
-        return Tensor("float32", axes)
+    def floats(*axes: int | str) -> TensorSpec:
+        return TensorSpec("float32", axes)
 
-    def integers(*axes: int | str) -> Tensor:
-        return Tensor("int32", axes)
+    def integers(*axes: int | str) -> TensorSpec:
+        return TensorSpec("int32", axes)
 
     # `adapt` and `predict` do not depend on the feature size, so there it is left open.
     kernel, bias = floats("features", "ways"), floats("ways")
@@ -101,7 +101,7 @@ def declare(
     }
 
 
-def compare(declared: Signature, found: Signature) -> str:
+def difference(declared: Signature, found: Signature) -> str:
     """What a graph's tensors have that the declared ones have not; empty if they agree.
 
     A size that either leaves open does not matter.
@@ -154,14 +154,14 @@ def bind(signature: Signature, values: dict[str, Any]) -> dict[str, np.ndarray]:
                     f"{first} and {name} must agree in {axis}. Received: {expected} and {size}"
                 )
         if not fits:
-            received = Tensor(str(array.dtype), array.shape)
+            received = TensorSpec(str(array.dtype), array.shape)
             raise ValueError(f"{name} must be {tensor}. Received: {received}{_hint(array, tensor)}")
         _check_range(name, array, tensor)
         arrays[name] = np.ascontiguousarray(array, tensor.dtype).reshape(array.shape)
     return arrays
 
 
-def _hint(array: np.ndarray, tensor: Tensor) -> str:
+def _hint(array: np.ndarray, tensor: TensorSpec) -> str:
     """What to do about pixels of another dtype."""
     if tensor.dtype == "uint8" and array.dtype == bool:
         return ". Pixels are 0 to 255: multiply by np.uint8(255)"
@@ -170,7 +170,7 @@ def _hint(array: np.ndarray, tensor: Tensor) -> str:
     return ""
 
 
-def _check_range(name: str, array: np.ndarray, tensor: Tensor) -> None:
+def _check_range(name: str, array: np.ndarray, tensor: TensorSpec) -> None:
     """Refuse integers that would wrap around in a smaller dtype."""
     if np.dtype(tensor.dtype).kind not in "iu" or np.can_cast(array.dtype, tensor.dtype):
         return

@@ -21,6 +21,7 @@ from PIL import Image
 
 import anil_tf
 from anil_tf.cli import main
+from anil_tf.export import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -91,7 +92,7 @@ def test_the_first_program_trains_adapts_and_exports(desk):
         assert len(head["names"]) == 4
 
 
-def test_a_keras_user_fits_the_model(tmp_path, monkeypatch):
+def test_a_keras_user_fits_and_exports_the_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     given = {
@@ -101,6 +102,7 @@ def test_a_keras_user_fits_the_model(tmp_path, monkeypatch):
     few = {"(84, 84, 3)": "(28, 28, 3)", "batches=1000": "batches=1", "tasks=4": "tasks=1"}
     exec(replaced(KERAS, few), given)
     assert given["model"].optimizer.iterations == 1
+    assert all(parity.ok for parity in read_manifest(tmp_path / "bundle").parity)
 
 
 @pytest.mark.slow

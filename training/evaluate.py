@@ -185,7 +185,7 @@ def evaluate_path(
         bundle = open_bundle(path, runtime or "onnx")
         opened: Runtime | KerasRuntime = bundle
         data, evaluation = DataTable(**bundle.manifest.data), bundle.manifest.evaluation
-        norm, trained_seed = str(bundle.manifest.norm), bundle.manifest.seed
+        norm, trained_seed = str(bundle.manifest.norm), bundle.manifest.seed or 0
     elif (path / "model.keras").is_file():
         if runtime not in (None, "keras"):
             raise ValueError(

@@ -145,7 +145,7 @@ def _check(batch: pa.RecordBatch, source: str, manifest: Manifest) -> tuple[Task
 
     for name in ("task", "labels", source):
         mark(batch[name].is_null().to_numpy(zero_copy_only=False), f"{name} is null")
-    most = manifest.ways if manifest.head_init == "per_class" else np.iinfo(np.int32).max
+    most = manifest.most_ways
     mark((ways < 2) | (ways > most), f"ways is not in 2..{most}")
     mark(rows == padding, "no rows")
     mark(rows > MAX_ROWS, f"more than {MAX_ROWS} rows")

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from anil_tf.export.manifest import read_manifest
+from anil_tf.export.manifest import Draft, open_manifest
 from anil_tf.export.runtime.registry import RUNTIMES
-from anil_tf.export.signatures import LIMITS, Signature, bind, compare, declare
+from anil_tf.export.signatures import LIMITS, Signature, bind, difference
 
 
 class Adaptation(NamedTuple):
@@ -96,16 +96,15 @@ class BundleRuntime(abc.ABC):
     name: str
     precision = "float32"
 
-    def __init__(self, bundle: str | Path) -> None:
-        self.bundle = Path(bundle)
-        self.manifest = read_manifest(self.bundle)
+    def __init__(self, bundle: str | Path | Draft) -> None:
+        self.bundle, self.manifest = open_manifest(bundle)
         if missing := RUNTIMES[self.name].missing(self.manifest):
-            raise ValueError(f"{bundle} was exported without {self.name}: it has no {missing[0]}")
+            raise ValueError(
+                f"{self.bundle} was exported without {self.name}: it has no {missing[0]}"
+            )
         self.inner_lr = self.manifest.inner_lr
         self.inner_steps = self.manifest.inner_steps
-        self.signatures = declare(
-            self.manifest.image_shape, self.manifest.image_dtype, self.manifest.feature_size
-        )
+        self.signatures = self.manifest.signatures
 
     def check_signature(self, name: str, found: Signature) -> None:
         """Refuse a graph that is not what the manifest says; each format calls it as it opens.
@@ -113,9 +112,9 @@ class BundleRuntime(abc.ABC):
         Raises:
             ValueError: A name, a dtype or a fixed size differs.
         """
-        if difference := compare(self.signatures[name], found):
+        if unlike := difference(self.signatures[name], found):
             raise ValueError(
-                f"{self.bundle}: the manifest does not fit the graph of {name}: {difference}"
+                f"{self.bundle}: the manifest does not fit the graph of {name}: {unlike}"
             )
 
     @property
@@ -169,13 +168,7 @@ class BundleRuntime(abc.ABC):
         Raises:
             ValueError: `ways` is below 2, or more than a `per_class` head was trained with.
         """
-        if ways < 2:
-            raise ValueError(f"ways must be at least 2. Received: ways={ways}")
-        if self.manifest.head_init == "per_class" and ways > self.manifest.ways:
-            raise ValueError(
-                f"This bundle's head has a column for each of {self.manifest.ways} classes. "
-                f"Received: ways={ways}. Train with head_init = 'shared' for any number of classes."
-            )
+        self.manifest.check_ways(ways)
         head = self.run("initial_head", ways=ways)
         return head["kernel"], head["bias"]
 
@@ -214,7 +207,7 @@ class BundleRuntime(abc.ABC):
         return predicted["logits"], predicted["probabilities"]
 
 
-def open_bundle(bundle: str | Path, runtime: str = "onnx") -> BundleRuntime:
+def open_bundle(bundle: str | Path | Draft, runtime: str = "onnx") -> BundleRuntime:
     """Open a bundle with one of its runtimes.
 
     Args:

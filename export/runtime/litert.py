@@ -10,9 +10,10 @@ from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.options import CpuOptions, Options
 
+from anil_tf.export.manifest import Draft
 from anil_tf.export.runtime.base import BundleRuntime
 from anil_tf.export.runtime.registry import RUNTIMES
-from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL, Tensor
+from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL, TensorSpec
 
 Arrays = dict[str, np.ndarray]
 
@@ -40,7 +41,7 @@ class LitertRuntime(BundleRuntime):
 
     name = "litert"
 
-    def __init__(self, bundle: str | Path, threads: int = 1) -> None:
+    def __init__(self, bundle: str | Path | Draft, threads: int = 1) -> None:
         super().__init__(bundle)
         self._file = self.bundle / RUNTIMES[self.name].files[0]
         self._functions = self._load(threads)
@@ -77,7 +78,7 @@ class LitertStaticRuntime(LitertRuntime):
 
     name = "litert_static"
 
-    def __init__(self, bundle: str | Path, threads: int = 1) -> None:
+    def __init__(self, bundle: str | Path | Draft, threads: int = 1) -> None:
         super().__init__(bundle, threads)
         self._held: dict[int | str, int] = {
             axis: int(size)
@@ -186,5 +187,5 @@ class _CompiledFunction:
         }
 
 
-def _is_batched(tensor: Tensor) -> bool:
+def _is_batched(tensor: TensorSpec) -> bool:
     return tensor.axes[:1] == ("batch",)

@@ -7,8 +7,9 @@ import numpy as np
 import onnxruntime
 
 from anil_tf.export import layout
+from anil_tf.export.manifest import Draft
 from anil_tf.export.runtime.base import BundleRuntime
-from anil_tf.export.signatures import Signature, Tensor
+from anil_tf.export.signatures import Signature, TensorSpec
 
 
 class OnnxRuntime(BundleRuntime):
@@ -29,7 +30,7 @@ class OnnxRuntime(BundleRuntime):
     name = "onnx"
     files = layout.ONNX
 
-    def __init__(self, bundle: str | Path) -> None:
+    def __init__(self, bundle: str | Path | Draft) -> None:
         super().__init__(bundle)
         self.signatures = {name: self.signatures[name] for name in self.files}
         self._sessions = {name: self._open(name, file) for name, file in self.files.items()}
@@ -83,9 +84,9 @@ def refuse_external_data(graph: bytes, file: str) -> None:
         raise ValueError(f"{file} keeps weights in other files, which a bundle never does")
 
 
-def _describe(values: list[Any]) -> dict[str, Tensor]:
+def _describe(values: list[Any]) -> dict[str, TensorSpec]:
     dtypes = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(uint8)": "uint8"}
     return {
-        value.name: Tensor(dtypes.get(value.type, value.type), tuple(value.shape))
+        value.name: TensorSpec(dtypes.get(value.type, value.type), tuple(value.shape))
         for value in values
     }

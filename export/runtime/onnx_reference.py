@@ -11,6 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from anil_tf.export import layout
+from anil_tf.export.manifest import Draft
 from anil_tf.export.runtime.base import BundleRuntime
 
 
@@ -29,7 +30,7 @@ class OnnxReferenceRuntime(BundleRuntime):
 
     name = "onnx_reference"
 
-    def __init__(self, bundle: str | Path) -> None:
+    def __init__(self, bundle: str | Path | Draft) -> None:
         super().__init__(bundle)
         self.signatures = {"adapt": self.signatures["adapt"]}
         self._evaluator = ReferenceEvaluator(

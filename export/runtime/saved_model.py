@@ -7,8 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from anil_tf.export import layout
+from anil_tf.export.manifest import Draft
 from anil_tf.export.runtime.base import BundleRuntime
-from anil_tf.export.signatures import Signature, Tensor
+from anil_tf.export.signatures import Signature, TensorSpec
 
 
 class SavedModelRuntime(BundleRuntime):
@@ -20,7 +21,7 @@ class SavedModelRuntime(BundleRuntime):
 
     name = "saved_model"
 
-    def __init__(self, bundle: str | Path) -> None:
+    def __init__(self, bundle: str | Path | Draft) -> None:
         super().__init__(bundle)
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         logger = tf.get_logger()
@@ -46,9 +47,9 @@ class SavedModelRuntime(BundleRuntime):
         return self._session.run(fetches, feeds)
 
 
-def _describe(tensors: Any) -> dict[str, Tensor]:
+def _describe(tensors: Any) -> dict[str, TensorSpec]:
     return {
-        name: Tensor(
+        name: TensorSpec(
             tf.as_dtype(tensor.dtype).name,
             tuple("?" if axis.size < 0 else axis.size for axis in tensor.tensor_shape.dim),
         )

@@ -14,9 +14,10 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from anil_tf.export import layout
+from anil_tf.export.serving.files import served_name
 from anil_tf.export.serving.grpc_transport import predict_request
 from anil_tf.export.verify.episodes import Verification
-from anil_tf.export.writers.graphs import InitialHead
+from anil_tf.export.writers.graphs import Graphs, InitialHead
 
 Requests = list[tuple[str, dict[str, np.ndarray]]]
 
@@ -60,14 +61,15 @@ def choose_requests(verification: Verification, head: InitialHead) -> Requests:
     ]
 
 
-def write_warmup(bundle: Path, model: str, requests: Requests) -> None:
-    """Write the requests into the bundle's SavedModel, as `PredictionLog` records.
+def write_warmup(graphs: Graphs, bundle: Path) -> None:
+    """Write warm-up requests into the bundle's SavedModel, as `PredictionLog` records.
 
     Args:
-        bundle: Folder of the bundle.
-        model: Name that the model is served under.
-        requests: From `choose_requests`.
+        graphs: Functions of the bundle, with its initial head and its name.
+        bundle: Folder of the bundle, with its SavedModel and its verification episodes written.
     """
+    model = served_name(graphs.name)
+    requests = choose_requests(Verification.read(bundle), graphs.head)
     path = bundle / layout.WARMUP
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:

@@ -1,11 +1,10 @@
 """Compare every runtime of a bundle with the float64 reference, on the episodes that it carries."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 
-from anil_tf.export.manifest import Check, Parity, read_manifest
+from anil_tf.export.manifest import Check, Draft, Parity, open_manifest
 from anil_tf.export.runtime.base import BundleRuntime, open_bundle
 from anil_tf.export.runtime.registry import RUNTIMES
 from anil_tf.export.verify.cases import INT8_BOUND, Case, list_cases, measure
@@ -15,12 +14,12 @@ TIMED_STEPS = (10, 100)
 
 
 def verify_bundle(
-    bundle: str | Path, in_process: bool = False
+    bundle: str | Path | Draft, in_process: bool = False
 ) -> tuple[list[Parity], dict[str, str]]:
     """Check every runtime that can run what a bundle holds.
 
     Args:
-        bundle: Folder of the bundle.
+        bundle: Folder of the bundle, or a bundle whose manifest is not written yet.
         in_process: Leave out the runtimes that start other programs.
 
     Returns:
@@ -30,8 +29,8 @@ def verify_bundle(
         FileNotFoundError: The folder is not a bundle.
         ValueError: The bundle is damaged.
     """
-    manifest = read_manifest(Path(bundle))
-    verification = Verification.read(Path(bundle))
+    folder, manifest = open_manifest(bundle)
+    verification = Verification.read(folder)
     parity: list[Parity] = []
     skipped: dict[str, str] = {}
     for name, entry in RUNTIMES.items():
@@ -68,7 +67,9 @@ def check_runtime(runtime: BundleRuntime, verification: Verification) -> list[Ch
     for case in cases:
         if case.signature in runtime.signatures:
             check = _check(runtime, case)
-            checks[case.check] = max(checks.get(case.check, check), check, key=_share_of_bound)
+            checks[case.check] = max(
+                checks.get(case.check, check), check, key=lambda check: check.share_of_bound
+            )
     return list(checks.values())
 
 
@@ -81,10 +82,6 @@ def _check(runtime: BundleRuntime, case: Case) -> Check:
         error = " ".join(f"{type(failure).__name__}: {failure}".split())
     bound = max(case.bound, INT8_BOUND) if quantized else case.bound
     return Check(check=case.check, difference=difference, bound=bound, error=error)
-
-
-def _share_of_bound(check: Check) -> float:
-    return math.inf if check.difference is None else check.difference / check.bound
 
 
 def _accuracy(runtime: BundleRuntime, verification: Verification) -> float | None:
@@ -160,5 +157,5 @@ def _worst(checks: list[Check], signature: str) -> str:
     found = [check for check in checks if check.check.split(",")[0] == signature]
     if not found:
         return "-"
-    worst = max(found, key=_share_of_bound)
+    worst = max(found, key=lambda check: check.share_of_bound)
     return "error" if worst.difference is None else f"{worst.difference:.1e}"

@@ -1,9 +1,4 @@
-"""The functions of a bundle as TensorFlow graphs, which every export format is converted from.
-
-`adapt` is gradient descent on softmax cross-entropy without automatic differentiation: the
-residual dL/dS = weight * (softmax(S) - Y) is written out, and the Gram recurrence of
-`anil_tf.inner_loop` runs in a `tf.while_loop`. Built-in operations only; every size is dynamic.
-"""
+"""The functions of a bundle as TensorFlow graphs, which every export format is converted from."""
 
 from typing import Any, NamedTuple
 
@@ -11,81 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from anil_tf.export.signatures import Signature, Tensor
-from anil_tf.inner_loop import LinearAdaptation, gram_loop, gram_matrix
-
-Tensors = dict[str, tf.Tensor]
-
-
-def adapt(
-    features: tf.Tensor,
-    labels: tf.Tensor,
-    kernel: tf.Tensor,
-    bias: tf.Tensor,
-    learning_rate: tf.Tensor,
-    steps: tf.Tensor,
-) -> Tensors:
-    """Fit a head to a support set by `steps` steps of gradient descent.
-
-    Every class counts alike, however many rows it has (`anil_tf.losses.row_weights`). A label
-    outside `0..N-1` marks a padding row: it is left out, whatever its features hold. With no row
-    left the head comes back unchanged, with losses of zero.
-
-    Args:
-        features: float32 `[M, D]`.
-        labels: int32 `[M]`.
-        kernel: float32 `[D, N]`.
-        bias: float32 `[N]`.
-        learning_rate: float32 scalar.
-        steps: int32 scalar, 0 or more.
-
-    Returns:
-        `adapted_kernel` `[D, N]`, `adapted_bias` `[N]`, the support loss before and after as
-        `initial_loss` and `final_loss`, and `rows_used` (int32).
-    """
-    # Compared, not `tf.one_hot`: ONNX's OneHot counts a negative label from the last class.
-    targets = tf.cast(labels[:, tf.newaxis] == tf.range(tf.size(bias)), tf.float32)
-    counted = tf.reduce_sum(targets, axis=1, keepdims=True)
-    weights = weigh_rows(targets)
-    features = tf.where(counted > 0.0, features, 0.0)
-
-    def loss(logits: tf.Tensor) -> tf.Tensor:
-        return -tf.reduce_sum(weights * targets * tf.nn.log_softmax(logits))
-
-    # The factors of the residuals are the same in every step: the Gram matrix takes them in once.
-    rates = learning_rate * weights
-    logits = tf.matmul(features, kernel) + bias
-    adapted_logits, coefficients = gram_loop(
-        gram_matrix(features, features) * tf.transpose(rates),
-        logits,
-        lambda logits: tf.nn.softmax(logits) - targets,
-        1.0,
-        steps,
-    )
-    adapted_kernel, adapted_bias = LinearAdaptation(
-        features, kernel, bias, rates * coefficients
-    ).head()
-    return {
-        "adapted_kernel": adapted_kernel,
-        "adapted_bias": adapted_bias,
-        "initial_loss": loss(logits),
-        "final_loss": loss(adapted_logits),
-        "rows_used": tf.cast(tf.reduce_sum(counted), tf.int32),
-    }
-
-
-def weigh_rows(targets: tf.Tensor) -> tf.Tensor:
-    """Weights `[M, 1]` of one-hot rows `[M, N]`: `anil_tf.losses.row_weights` in few operations."""
-    rows_of_class = tf.reduce_sum(targets, axis=0)
-    classes = tf.reduce_sum(tf.minimum(rows_of_class, 1.0))
-    rows_alike = tf.reduce_sum(targets * rows_of_class, axis=1, keepdims=True)
-    return tf.minimum(rows_alike, 1.0) / tf.maximum(classes * rows_alike, 1.0)
-
-
-def predict(features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> Tensors:
-    """Logits and softmax probabilities, `[B, N]`, of features `[B, D]` under a head."""
-    logits = tf.matmul(features, kernel) + bias
-    return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+from anil_tf.closed_form import Tensors, adapt, predict
+from anil_tf.export.signatures import Signature, TensorSpec
 
 
 class InitialHead(NamedTuple):
@@ -121,7 +43,8 @@ class InitialHead(NamedTuple):
 class Graphs(NamedTuple):
     """What an exporter takes: a `tf.function` for each signature, and what they read.
 
-    `metadata` is what a single file should say of itself, `Manifest.metadata`.
+    `metadata` is what a single file should say of itself, `Settings.metadata`; `name` is the
+    bundle's.
     """
 
     functions: dict[str, Any]
@@ -129,6 +52,7 @@ class Graphs(NamedTuple):
     weights: list[tf.Variable]
     head: InitialHead
     metadata: dict[str, str]
+    name: str = "model"
 
 
 def build_graphs(
@@ -136,6 +60,7 @@ def build_graphs(
     head: InitialHead,
     signatures: dict[str, Signature],
     metadata: dict[str, str] | None = None,
+    name: str = "model",
 ) -> Graphs:
     """The functions of a bundle: named tensors in, a dict of named tensors out.
 
@@ -145,6 +70,7 @@ def build_graphs(
         head: What adaptation starts from.
         signatures: From `signatures.declare`.
         metadata: Settings to write into every file that can hold them.
+        name: Name of the bundle.
 
     Returns:
         The functions, each with its input signature.
@@ -180,10 +106,10 @@ def build_graphs(
         for body in (features, initial_head, adapt, predict, adapt_and_predict)
     }
     weights = [variable.value for variable in backbone.variables]
-    return Graphs(functions, signatures, weights, head, metadata or {})
+    return Graphs(functions, signatures, weights, head, metadata or {}, name)
 
 
-def specs(inputs: dict[str, Tensor]) -> list[tf.TensorSpec]:
+def specs(inputs: dict[str, TensorSpec]) -> list[tf.TensorSpec]:
     """What `tf.function` takes as the input signature; axes with a name are dynamic."""
     return [
         tf.TensorSpec([axis if isinstance(axis, int) else None for axis in axes], dtype, name)

@@ -20,9 +20,10 @@ from ai_edge_quantizer.qtyping import TFLOperationName
 from ai_edge_quantizer.quantizer import Quantizer
 from tensorflow.lite.python.convert_phase import ConverterError
 
+from anil_tf.closed_form import Tensors, adapt
 from anil_tf.export import layout
-from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL, Tensor
-from anil_tf.export.writers.graphs import Graphs, InitialHead, Tensors, adapt, specs
+from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL, TensorSpec
+from anil_tf.export.writers.graphs import Graphs, InitialHead, specs
 
 # `adapt_and_predict` is three calls for whoever runs LiteRT, as it is for ONNX.
 SIGNATURES = ("features", "initial_head", "adapt", "predict")
@@ -89,7 +90,7 @@ def adapt_used(
     learning_rate: tf.Tensor,
     steps: tf.Tensor,
 ) -> Tensors:
-    """`graphs.adapt` for a head with unused columns: a label that names one is padding too."""
+    """`closed_form.adapt` for a head with unused columns: a label that names one is padding too."""
     ways = tf.reduce_sum(tf.cast(tf.not_equal(bias, NO_CLASS_BIAS), tf.int32))
     labels = tf.where(labels < ways, labels, NO_CLASS_LABEL)
     return adapt(features, labels, kernel, bias, learning_rate, steps)
@@ -113,7 +114,7 @@ def _fix_shapes(graphs: Graphs) -> dict[str, Any]:
             "bias": tf.where(used, head["bias"], NO_CLASS_BIAS),
         }
 
-    def fix(tensor: Tensor) -> Tensor:
+    def fix(tensor: TensorSpec) -> TensorSpec:
         return tensor._replace(axes=tuple(sizes.get(axis, axis) for axis in tensor.axes))
 
     bodies: dict[str, Callable[..., Tensors]] = {

@@ -85,7 +85,8 @@ def write_model_card(manifest: Manifest) -> str:
         script=_SCRIPT * (layout.ADAPT_SCRIPT in manifest.files),
         static=_STATIC * (layout.LITERT_STATIC in manifest.files),
         padding="; `adapt_and_predict` has as many classes as the largest label says" * shared,
-        data="\n".join(f"- {key}: {value}" for key, value in manifest.data.items()),
+        data="\n".join(f"- {key}: {value}" for key, value in manifest.data.items())
+        or "Not stated by whoever exported this model.",
         accuracy=_accuracy(manifest),
         parity=_table(
             ("runtime", "check", "difference", "bound"),
@@ -100,7 +101,7 @@ def write_model_card(manifest: Manifest) -> str:
 
 def _accuracy(manifest: Manifest) -> str:
     if not manifest.accuracy:
-        return "Not measured. Run `anil evaluate` on the run before exporting it."
+        return "Not measured. `anil evaluate`, run before the export, adds it."
     keys = ("ways", "shots", "queries", "episodes", "split")
     rows = [
         (

@@ -27,7 +27,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from anil_tf.datasets import pictures
 from anil_tf.export import layout
-from anil_tf.export.signatures import Signature, Tensor
+from anil_tf.export.signatures import Signature, TensorSpec
 from anil_tf.export.writers.graphs import Graphs
 
 OPSET = 17
@@ -302,6 +302,6 @@ def _outer_names(graph: onnx.GraphProto) -> set[str]:
     return {name for node in graph.node for name in node.input} | {v.name for v in graph.output}
 
 
-def _describe(name: str, tensor: Tensor) -> onnx.ValueInfoProto:
+def _describe(name: str, tensor: TensorSpec) -> onnx.ValueInfoProto:
     element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
     return onnx.helper.make_tensor_value_info(name, element, tensor.axes)

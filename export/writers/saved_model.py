@@ -5,9 +5,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from anil_tf.closed_form import Tensors
 from anil_tf.export import layout
 from anil_tf.export.signatures import LIMITS
-from anil_tf.export.writers.graphs import Graphs, Tensors
+from anil_tf.export.writers.graphs import Graphs
 
 SERVING_DEFAULT = "adapt_and_predict"
 

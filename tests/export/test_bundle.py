@@ -1,6 +1,7 @@
 """What is exported, what is refused, and that a failure leaves nothing behind."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,13 +10,16 @@ import keras
 import numpy as np
 import pytest
 
-from anil_tf import ANIL, backbones
+from anil_tf import ANIL, MAML, NIL, ClassImages, EpisodeSampler, backbones
 from anil_tf.export import bundle as bundle_module
-from anil_tf.export.bundle import check_exportable, export_bundle
+from anil_tf.export.bundle import QuantizationWarning, check_exportable, export_bundle
 from anil_tf.export.manifest import read_manifest
+from anil_tf.export.predictor import Predictor
 from anil_tf.export.runtime import open_bundle
+from anil_tf.export.verify import checks
 from anil_tf.export.writers.graphs import build_graphs
 from anil_tf.export.writers.precision import with_precision
+from anil_tf.training.recipe import read_recipe
 
 
 def tiny_model(**settings):
@@ -80,6 +84,112 @@ def test_the_script_comes_with_onnx_and_the_model_card_shows_it(run, tmp_path, t
 def test_int8_needs_a_target_that_has_it(run, tmp_path):
     with pytest.raises(ValueError, match=r"int8 needs one of the targets .*'saved_model'"):
         export_bundle(run, tmp_path / "bundle", ["saved_model"], int8=True)
+
+
+def test_a_quantized_backbone_that_misses_its_bound_is_left_out(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "INT8_BOUND", 1e-9)
+    with pytest.warns(QuantizationWarning, match="left out") as caught:
+        manifest = export_bundle(run, tmp_path / "bundle", ["onnx", "litert"], int8=True)
+    said = [str(w.message) for w in caught if w.category is QuantizationWarning]
+    assert [line.split()[0] for line in said] == [
+        "onnx/backbone_int8.onnx",
+        "litert/model_int8.tflite",
+    ]
+    wanted = r"features differ from float64 by 0\.\d+, the bound is .*\. Use the float32 model"
+    assert all(re.search(wanted, line) for line in said)
+    assert not [name for name in manifest.files if "int8" in name]
+    assert not list((tmp_path / "bundle").rglob("*int8*"))
+    assert {parity.runtime for parity in manifest.parity} == {
+        "onnx", "onnx_reference", "litert", "litert_static", "litert_compiled"
+    }  # fmt: skip
+    assert read_manifest(tmp_path / "bundle") == manifest  # every file fits its digest
+    assert "_int8" not in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """A model after `fit`, with images that it was trained on."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(8), 7)
+    brightness = 20 + 25 * labels[:, np.newaxis, np.newaxis, np.newaxis]
+    images = rng.normal(brightness, 10, (56, 16, 16, 3)).clip(0, 255).astype(np.uint8)
+    classes = ClassImages.from_arrays(images, labels)
+    sampler = EpisodeSampler(classes, ways=3, shots=1, queries=2)
+    backbone = backbones.conv4((16, 16, 3), filters=8)
+    model = ANIL(backbone, ways=3, head_init="shared", name="lamps")
+    model.compile(keras.optimizers.Adam(1e-3))
+    model.fit(sampler.dataset(batches=20, tasks=2), shuffle=False, verbose=0)
+    return model, images, labels
+
+
+def test_a_model_is_exported_from_memory(fitted, tmp_path):
+    model, images, labels = fitted
+    manifest = export_bundle(model, tmp_path / "bundle", examples=(images, labels))
+    assert (manifest.name, manifest.shots, manifest.seed, manifest.data) == (
+        "lamps",
+        None,
+        None,
+        {},
+    )
+    assert manifest.formats == ["litert", "onnx", "saved_model"]
+    assert all(parity.ok for parity in manifest.parity)
+    runtime = open_bundle(tmp_path / "bundle")
+    expected = model.backbone(images, training=False).numpy()
+    np.testing.assert_allclose(runtime.features(images), expected, atol=1e-5)
+    predictor = Predictor(tmp_path / "bundle")
+    predictor.learn(images[:21], ["a"] * 7 + ["b"] * 7 + ["c"] * 7)
+    assert predictor.predict(images[:21]).shape == (21, 3)
+    card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# lamps\n") and "Not stated" in card
+
+
+def test_a_model_from_memory_can_be_named_and_say_its_data(fitted, tmp_path):
+    model, images, labels = fitted
+    data = {"source": "folder", "image_shape": [16, 16, 3]}
+    manifest = export_bundle(
+        model, tmp_path / "b", ["onnx"], examples=(images, labels), name="Lamps 2", data=data
+    )
+    assert (manifest.name, manifest.data) == ("Lamps 2", data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: None, r"give examples=\(images, labels\)"),
+        (lambda x, y: (x, y[1:]), r"n labels. Received: shapes \[56, 16, 16, 3\] and \[55\]"),
+        (lambda x, y: (x.astype(np.int32), y), "must be uint8 or float32. Received: int32"),
+        (lambda x, y: (x[:, :6], y), r"takes images of shape \[16, 16, 3\]. .* \[6, 16, 3\]"),
+        (lambda x, y: (x, np.arange(56)), "two classes of 4 examples. Received: 0"),
+        (lambda x, y: (x[:0], y[:0]), "two classes of 4 examples. Received: 0"),
+    ],
+)
+def test_examples_that_do_not_fit_the_model_are_refused(fitted, tmp_path, change, message):
+    model, images, labels = fitted
+    with pytest.raises(ValueError, match=message):
+        export_bundle(model, tmp_path / "bundle", ["onnx"], examples=change(images, labels))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_examples_beside_a_run_are_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="which has its own examples, name and data"):
+        export_bundle(run, tmp_path / "bundle", name="another")
+
+
+def test_a_run_made_by_hand_needs_no_more_than_a_recipe_does(run_copy, tmp_path):
+    (run_copy / "recipe.toml").write_text(
+        'name = "mine"\n[data]\nsource = "folder"\nimage_shape = [28, 28, 1]\n'
+        '[model.backbone]\nname = "conv4"\n'
+    )
+    read_recipe(run_copy / "recipe.toml")  # accepted as it is
+    manifest = export_bundle(run_copy, tmp_path / "bundle", ["onnx"])
+    assert (manifest.name, manifest.seed, manifest.shots) == ("mine", None, None)
+
+
+def test_examples_without_labels_are_refused(run_copy, tmp_path):
+    np.savez(run_copy / "examples.npz", image=np.zeros((8, 28, 28, 1), np.uint8))
+    with pytest.raises(ValueError, match=r"must hold the arrays image and label. .* no label"):
+        export_bundle(run_copy, tmp_path / "bundle", ["onnx"])
 
 
 def test_data_other_than_images_is_exported_in_float32(run_copy, tmp_path):
@@ -156,6 +266,13 @@ def test_what_could_not_run_as_it_was_trained_is_refused(settings, message):
 def test_another_keras_model_is_refused():
     with pytest.raises(ValueError, match="Only anil_tf.ANIL models"):
         check_exportable(backbones.mlp())
+
+
+@pytest.mark.parametrize("algorithm", [MAML, NIL])
+def test_another_algorithm_is_refused(algorithm):
+    model = algorithm(backbones.conv4_strided((8, 8, 1), filters=4), ways=5, norm="task")
+    with pytest.raises(ValueError, match=f"not an ANIL but {algorithm.__name__}"):
+        check_exportable(model)
 
 
 def test_a_model_trained_in_mixed_precision_is_exported_in_float32(run_copy, tmp_path):

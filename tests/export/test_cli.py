@@ -57,6 +57,17 @@ def test_export_writes_a_bundle_and_its_figures(run, tmp_path):
     assert json.loads(figures.read_text())["parity"]
 
 
+def test_export_warns_in_one_line_when_int8_misses_its_bound(run, tmp_path, monkeypatch):
+    from anil_tf.export.verify import checks
+
+    monkeypatch.setattr(checks, "INT8_BOUND", 1e-9)
+    result = anil("export", run, "--output", tmp_path / "b", "--targets", "onnx", "--int8")
+    assert result.exit_code == 0, result.output
+    warning, *_ = result.stderr.strip().splitlines()
+    assert warning.startswith("Warning: onnx/backbone_int8.onnx is left out of the bundle: its ")
+    assert anil("verify", tmp_path / "b").exit_code == 0
+
+
 def test_verify_prints_a_line_a_runtime_and_writes_every_check(bundle, tmp_path):
     result = anil("verify", bundle, "--json", tmp_path / "checks.json")
     assert result.exit_code == 0, result.output

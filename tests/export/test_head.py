@@ -164,7 +164,7 @@ def test_more_classes_than_a_per_class_bundle_has_are_refused(per_class_bundle, 
         "names": np.array(list("abcdef")),
     }
     np.savez(tmp_path / "head.npz", **arrays)
-    with pytest.raises(ValueError, match="at most 5 classes. Received: 6"):
+    with pytest.raises(ValueError, match="each of 5 classes. Received: ways=6"):
         read_head(tmp_path / "head.npz", manifest)
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from anil_tf.export.signatures import Signature, Tensor, bind, declare
+from anil_tf.export.signatures import Signature, TensorSpec, bind, declare
 
 SIGNATURES = declare((28, 28, 1), "uint8", 64)
-PAIR = Signature({"x": Tensor("float32", ("rows", 3)), "y": Tensor("int32", ("rows",))}, {})
+PAIR = Signature({"x": TensorSpec("float32", ("rows", 3)), "y": TensorSpec("int32", ("rows",))}, {})
 
 
 def test_no_name_is_both_input_and_output_of_a_signature():
@@ -20,7 +20,7 @@ def test_inputs_come_back_in_the_declared_order_and_dtype():
 
 
 def test_scalars_stay_scalars():
-    signature = Signature({"steps": Tensor("int32", ())}, {})
+    signature = Signature({"steps": TensorSpec("int32", ())}, {})
     assert bind(signature, {"steps": 5})["steps"].shape == ()
 
 

@@ -104,7 +104,7 @@ def test_steps_and_rate_can_be_chosen(client, offline, images):
         ({"images": np.zeros((6, 28, 28, 1))}, "image must be uint8"),
         ({"images": np.zeros((0, 28, 28, 1), np.uint8)}, "at least one image"),
         ({"labels": [0, 1]}, "features and labels must agree in rows"),
-        ({"labels": [0] * 6}, "at least 2 classes. Received: 1"),
+        ({"labels": [0] * 6}, "ways must be at least 2. Received: ways=1"),
         ({"labels": [-1] * 6, "names": ["a", "b"]}, r"at least one image of 'a'"),
         ({"labels": np.eye(3)[[0, 1, 2, 0, 1, 2]]}, r"Turn one-hot rows into numbers"),
         ({"labels": LABELS[:, np.newaxis]}, r"Take the axis away: labels.ravel\(\)"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from anil_tf import closed_form
 from anil_tf.export.bundle import export_bundle
 from anil_tf.export.manifest import Manifest
 from anil_tf.export.runtime import open_bundle
@@ -19,7 +20,6 @@ from anil_tf.export.verify import (
 )
 from anil_tf.export.verify.cases import BOUND, list_cases, measure
 from anil_tf.export.verify.episodes import Verification, choose_episodes
-from anil_tf.export.writers import graphs
 
 
 def failing(checks):
@@ -49,7 +49,7 @@ def test_a_bundle_of_schema_1_whose_rows_count_alike_still_works(run, tmp_path, 
     old, new = tmp_path / "old", tmp_path / "new"
     export_bundle(run, new)
     with monkeypatch.context() as patch:
-        patch.setattr(graphs, "weigh_rows", every_row_alike)
+        patch.setattr(closed_form, "weigh_rows", every_row_alike)
         patch.setattr(cases.reference.adapt, "__defaults__", (np.float64, False))
         patch.setattr(Manifest, "balanced", False)
         export_bundle(run, old)

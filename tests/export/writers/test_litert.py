@@ -1,4 +1,4 @@
-"""The LiteRT files: their signatures, shapes, operations and sizes, and the one that trains."""
+"""The LiteRT files: their signatures, shapes, operations and sizes."""
 
 import subprocess
 import sys
@@ -10,13 +10,13 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from anil_tf import backbones
+from anil_tf.closed_form import adapt
 from anil_tf.export import layout
-from anil_tf.export.bundle import export_bundle
 from anil_tf.export.manifest import list_files, read_manifest
 from anil_tf.export.runtime import open_bundle
 from anil_tf.export.signatures import NO_CLASS_BIAS, declare
 from anil_tf.export.verify import reference
-from anil_tf.export.writers.graphs import InitialHead, adapt, build_graphs, specs
+from anil_tf.export.writers.graphs import InitialHead, build_graphs, specs
 from anil_tf.export.writers.litert import export_litert, quantize_litert, write_functions
 
 FILES = [layout.LITERT, layout.LITERT_STATIC]
@@ -216,103 +216,6 @@ def test_eight_bit_features_are_close(int8, bundle, images):
     exact = open_bundle(bundle, "litert").features(images)
     rounded = int8.features(images)
     assert np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
-
-
-@pytest.fixture
-def trainer(trainer_file):
-    return runners(trainer_file)
-
-
-@pytest.fixture(scope="module")
-def trainer_file(run, tmp_path_factory):
-    output = tmp_path_factory.mktemp("trainer") / "bundle"
-    manifest = export_bundle(run, output, ["litert"], trainer=True)
-    assert layout.LITERT_TRAINER in manifest.files
-    return output / layout.LITERT_TRAINER
-
-
-def train(trainer, features, labels, rate=0.1, steps=5):
-    return trainer["train"](
-        features=features,
-        labels=labels,
-        learning_rate=np.float32(rate),
-        steps=np.int32(steps),
-    )["loss"]
-
-
-def test_the_trainer_is_only_written_if_asked_for(bundle):
-    assert layout.LITERT_TRAINER not in read_manifest(bundle).files
-
-
-def test_the_trainer_starts_from_the_initial_head(trainer):
-    head, expected = trainer["get_head"](), trainer["initial_head"](ways=np.int32(5))
-    np.testing.assert_array_equal(head["kernel"][:, :5], expected["kernel"])
-    np.testing.assert_array_equal(head["bias"][:5], expected["bias"])
-    assert (head["bias"][5:] == np.float32(NO_CLASS_BIAS)).all()
-
-
-@pytest.mark.parametrize("ways", [2, 3, 20])
-def test_training_follows_the_reference_from_call_to_call(trainer, ways):
-    features, labels, kernel, bias = support(64, ways=ways)
-    labels[1], features[1] = ways, np.nan  # one too large for the classes in use
-    assert trainer["set_head"](kernel=kernel, bias=bias)["ways"] == ways
-    for steps in (1, 5, 0, 20):
-        loss = train(trainer, features, labels, steps=steps)
-        expected = reference.adapt(features, labels, kernel, bias, np.float32(0.1), steps)
-        kernel, bias = expected.kernel, expected.bias
-        head = trainer["get_head"]()
-        np.testing.assert_allclose(head["kernel"][:, :ways], kernel, atol=2e-6)
-        np.testing.assert_allclose(head["bias"][:ways], bias, atol=2e-6)
-        np.testing.assert_allclose(loss, expected.final_loss, rtol=1e-5)
-
-
-def test_a_head_comes_back_as_it_was_set(trainer):
-    for ways in (4, 20, 2):
-        _, _, kernel, bias = support(64, ways=ways, seed=ways)
-        trainer["set_head"](kernel=kernel, bias=bias)
-        head = trainer["get_head"]()
-        np.testing.assert_array_equal(head["kernel"][:, :ways], kernel)
-        np.testing.assert_array_equal(head["bias"][:ways], bias)
-        assert not head["kernel"][:, ways:].any()
-        assert (head["bias"][ways:] == np.float32(NO_CLASS_BIAS)).all()
-
-
-def test_a_stored_head_goes_on_in_another_process(trainer, trainer_file):
-    features, labels, *_ = support(64)
-    train(trainer, features, labels)
-    stored = trainer["get_head"]()
-    other = runners(trainer_file)
-    other["set_head"](**stored)
-    assert train(other, features, labels) == train(trainer, features, labels)
-
-
-def test_inference_is_prediction_with_the_head_held(trainer, bundle):
-    features, labels, kernel, bias = support(64)
-    trainer["set_head"](kernel=kernel, bias=bias)
-    train(trainer, features, labels)
-    inferred, head = trainer["infer"](features=features), trainer["get_head"]()
-    logits, probabilities = open_bundle(bundle, "litert").predict(
-        features, head["kernel"][:, :3].copy(), head["bias"][:3]
-    )
-    np.testing.assert_allclose(inferred["logits"][:, :3], logits, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(inferred["probabilities"][:, :3], probabilities, atol=1e-6)
-    assert not inferred["probabilities"][:, 3:].any()
-
-
-@pytest.mark.parametrize(("size", "ways"), [(64, 21), (63, 3)])
-def test_a_head_that_does_not_fit_is_refused_and_the_old_one_kept(trainer, size, ways):
-    before = trainer["get_head"]()
-    _, _, kernel, bias = support(size, ways=ways)
-    with pytest.raises((RuntimeError, ValueError)):
-        trainer["set_head"](kernel=kernel, bias=bias)
-    after = trainer["get_head"]()
-    np.testing.assert_array_equal(after["kernel"], before["kernel"])
-    np.testing.assert_array_equal(after["bias"], before["bias"])
-
-
-def test_the_trainer_computes_the_features_of_the_bundle(trainer, bundle, images):
-    expected = open_bundle(bundle, "litert").features(images)
-    np.testing.assert_array_equal(trainer["features"](image=images)["features"], expected)
 
 
 def test_the_model_card_says_how_to_fill_up_the_static_file(bundle):

@@ -1,0 +1,83 @@
+"""`adapt` and `predict` without automatic differentiation, for graphs that run where none exists.
+
+`adapt` is gradient descent on softmax cross-entropy: the residual dL/dS = weight * (softmax(S) - Y)
+is written out, and the Gram recurrence of `anil_tf.inner_loop` runs in a `tf.while_loop`. Built-in
+operations only; every size is dynamic.
+"""
+
+import tensorflow as tf
+
+from anil_tf.inner_loop import LinearAdaptation, gram_loop, gram_matrix
+
+Tensors = dict[str, tf.Tensor]
+
+
+def adapt(
+    features: tf.Tensor,
+    labels: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor,
+    learning_rate: tf.Tensor,
+    steps: tf.Tensor,
+) -> Tensors:
+    """Fit a head to a support set by `steps` steps of gradient descent.
+
+    Every class counts alike, however many rows it has (`anil_tf.losses.row_weights`). A label
+    outside `0..N-1` marks a padding row: it is left out, whatever its features hold. With no row
+    left the head comes back unchanged, with losses of zero.
+
+    Args:
+        features: float32 `[M, D]`.
+        labels: int32 `[M]`.
+        kernel: float32 `[D, N]`.
+        bias: float32 `[N]`.
+        learning_rate: float32 scalar.
+        steps: int32 scalar, 0 or more.
+
+    Returns:
+        `adapted_kernel` `[D, N]`, `adapted_bias` `[N]`, the support loss before and after as
+        `initial_loss` and `final_loss`, and `rows_used` (int32).
+    """
+    # Compared, not `tf.one_hot`: ONNX's OneHot counts a negative label from the last class.
+    targets = tf.cast(labels[:, tf.newaxis] == tf.range(tf.size(bias)), tf.float32)
+    counted = tf.reduce_sum(targets, axis=1, keepdims=True)
+    weights = weigh_rows(targets)
+    features = tf.where(counted > 0.0, features, 0.0)
+
+    def loss(logits: tf.Tensor) -> tf.Tensor:
+        return -tf.reduce_sum(weights * targets * tf.nn.log_softmax(logits))
+
+    # The factors of the residuals are the same in every step: the Gram matrix takes them in once.
+    rates = learning_rate * weights
+    logits = tf.matmul(features, kernel) + bias
+    adapted_logits, coefficients = gram_loop(
+        gram_matrix(features, features) * tf.transpose(rates),
+        logits,
+        lambda logits: tf.nn.softmax(logits) - targets,
+        1.0,
+        steps,
+    )
+    adapted_kernel, adapted_bias = LinearAdaptation(
+        features, kernel, bias, rates * coefficients
+    ).head()
+    return {
+        "adapted_kernel": adapted_kernel,
+        "adapted_bias": adapted_bias,
+        "initial_loss": loss(logits),
+        "final_loss": loss(adapted_logits),
+        "rows_used": tf.cast(tf.reduce_sum(counted), tf.int32),
+    }
+
+
+def weigh_rows(targets: tf.Tensor) -> tf.Tensor:
+    """Weights `[M, 1]` of one-hot rows `[M, N]`: `anil_tf.losses.row_weights` in few operations."""
+    rows_of_class = tf.reduce_sum(targets, axis=0)
+    classes = tf.reduce_sum(tf.minimum(rows_of_class, 1.0))
+    rows_alike = tf.reduce_sum(targets * rows_of_class, axis=1, keepdims=True)
+    return tf.minimum(rows_alike, 1.0) / tf.maximum(classes * rows_alike, 1.0)
+
+
+def predict(features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> Tensors:
+    """Logits and softmax probabilities, `[B, N]`, of features `[B, D]` under a head."""
+    logits = tf.matmul(features, kernel) + bias
+    return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
