@@ -20,7 +20,7 @@ from anil_tf.export.serving.files import served_name, write_serving
 from anil_tf.export.serving.warmup import choose_requests, write_warmup
 from anil_tf.export.signatures import declare
 from anil_tf.export.verify.checks import verify_bundle
-from anil_tf.export.verify.episodes import Verification, choose_episodes
+from anil_tf.export.verify.episodes import ReferenceEpisodes, choose_episodes
 from anil_tf.export.writers.graphs import Graphs, InitialHead, build_graphs
 from anil_tf.export.writers.litert import export_litert, quantize_litert
 from anil_tf.export.writers.litert_trainer import export_trainer
@@ -188,7 +188,7 @@ def _write_bundle(
     manifest = manifest.model_copy(update={"files": list_files(folder)})
     manifest.write(folder)
 
-    parity, _ = verify_bundle(folder, in_process=True)
+    parity, _ = verify_bundle(folder)
     failed = [
         f"{runtime.runtime} {check.check} ({check.error or check.difference})"
         for runtime in parity
@@ -226,7 +226,7 @@ def _make_verification(
     image: np.ndarray,
     label: np.ndarray,
     ways: int,
-) -> Verification:
+) -> ReferenceEpisodes:
     episodes = choose_episodes(label, ways)
     precise = with_precision(backbone, "float64")
     shown = image[np.unique(np.concatenate([episodes.support, episodes.query], axis=1))]
@@ -237,7 +237,7 @@ def _make_verification(
         return outputs.reshape(*rows.shape, -1)
 
     columns = episodes.ways if head.shared else 1
-    return Verification(
+    return ReferenceEpisodes(
         support_image=image[episodes.support],
         support_labels=episodes.labels,
         query_image=image[episodes.query],

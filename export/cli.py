@@ -13,7 +13,7 @@ import click
 
 from anil_tf.support.hints import say_next
 from anil_tf.support.json_files import write_json
-from anil_tf.support.quiet import import_tensorflow, native_notes_kept
+from anil_tf.support.quiet import import_tensorflow, stderr_suppressed
 
 SHOWN = 5  # classes a line of `predict`
 
@@ -44,7 +44,7 @@ def export(
     from anil_tf.export.bundle import export_bundle
     from anil_tf.export.verify.checks import format_parity
 
-    with native_notes_kept():
+    with stderr_suppressed():
         manifest = export_bundle(run, output, targets.split(","), int8, trainer)
     click.echo(format_parity(manifest.parity))
     size = sum(file.bytes for file in manifest.files.values())
@@ -61,7 +61,7 @@ def verify(bundle: Path, json_file: Path | None) -> None:
     import_tensorflow()
     from anil_tf.export.verify.checks import format_parity, verify_bundle
 
-    with native_notes_kept():
+    with stderr_suppressed():
         parity, skipped = verify_bundle(bundle)
     click.echo(format_parity(parity))
     for runtime, reason in skipped.items():

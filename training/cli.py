@@ -184,7 +184,9 @@ def evaluate(
         "inner_steps": steps,
     }
     overrides = {name: value for name, value in chosen.items() if value is not None}
-    figures = evaluate_path(path, data_dir, overrides, split, seed, runtime, nil)
+    figures = evaluate_path(
+        path, data_dir, overrides=overrides, split=split, seed=seed, runtime=runtime, nil=nil
+    )
     click.echo(describe(figures))
     write_json(json_path, figures)
     if (path / "manifest.json").is_file():

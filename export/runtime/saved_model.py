@@ -19,6 +19,7 @@ class SavedModelRuntime(BundleRuntime):
     """
 
     name = "saved_model"
+    files = (layout.SAVED_MODEL,)
 
     def __init__(self, bundle: str | Path) -> None:
         super().__init__(bundle)

@@ -15,25 +15,25 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from anil_tf.export import layout
 from anil_tf.export.serving.grpc_transport import predict_request
-from anil_tf.export.verify.episodes import Verification
+from anil_tf.export.verify.episodes import ReferenceEpisodes
 from anil_tf.export.writers.graphs import InitialHead
 
 Requests = list[tuple[str, dict[str, np.ndarray]]]
 
 
-def choose_requests(verification: Verification, head: InitialHead) -> Requests:
+def choose_requests(episodes: ReferenceEpisodes, head: InitialHead) -> Requests:
     """A request for each signature, of two classes with one image each, and one image to predict.
 
     So few because the file lies beside the weights on every device and every server.
 
     Args:
-        verification: Episodes of the run's own examples.
+        episodes: Episodes of the run's own examples.
         head: What adaptation starts from.
 
     Returns:
         Signature names with input arrays by name, of the declared dtypes.
     """
-    v = verification
+    v = episodes
     first, second = (int(np.argmax(v.support_labels[0] == label)) for label in (0, 1))
     support = v.support_image[0][[first, second]]
     query = v.query_image[0][:1]
