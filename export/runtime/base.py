@@ -12,6 +12,8 @@ import numpy as np
 from anil_tf.export.manifest import read_manifest
 from anil_tf.export.signatures import LIMITS, Signature, bind, compare, declare
 
+BATCH = 32  # images that go through a backbone at once: bounds the memory
+
 
 class Adaptation(NamedTuple):
     """A head fitted to a support set.
