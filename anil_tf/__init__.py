@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anil_tf.support.lazy import hand_on
+from anil_tf.support.registration import register_with_keras
 
 # On CPUs without AVX-512 TensorFlow leaves oneDNN off, although it makes a training step of a
 # small convolutional network about 1.6 times faster. The variable is read at TensorFlow's import.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # In a checkout, `training/` and `export/` lie beside this folder; in a wheel they lie inside it.
 _ROOT = Path(__file__).resolve().parent.parent
 if (_ROOT / "pyproject.toml").is_file():
     __path__.append(str(_ROOT))
+
+register_with_keras()
 
 if TYPE_CHECKING:
     from anil_tf import backbones as backbones

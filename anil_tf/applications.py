@@ -1,15 +1,15 @@
 """Backbones of `keras.applications`, by name, with weights from a file.
 
-Nothing is downloaded: without a file the weights are random. A network gets its pixels as it was
-trained on them, by its own `preprocess_input` within the graph, so that a client sends the bytes it
-has; its last map is averaged over the positions, to `[B, D]`.
+Nothing is downloaded: without a file the weights are random. The graph contains the network's own
+`preprocess_input`, so a client sends the bytes it has. The last map is averaged over its positions,
+to `[B, D]`.
 
-A file of weights is what this writes where there is a network (or your own training wrote):
+With a network connection, this writes a file of weights (your own training may write one too):
 
     keras.applications.MobileNetV2(include_top=False).save_weights("mobilenet.weights.h5")
 
-EfficientNet alone (not V2) has one step more in its graph if it is made with `weights="imagenet"`:
-save it with `.save("efficientnet.keras")`, and give that file to have its accuracy.
+EfficientNet (not V2) has one more step in its graph when it is made with `weights="imagenet"`. Save
+it with `.save("efficientnet.keras")` and use that file to get its accuracy.
 """
 
 import inspect
@@ -20,18 +20,19 @@ from pathlib import Path
 import keras
 
 from anil_tf.support.hints import did_you_mean
+from anil_tf.support.keras_private import flatten_layers
 
 PREFIX = "keras.applications."
 
 
 def names() -> list[str]:
-    """`keras.applications.MobileNetV2` and all the others."""
+    """The names of all applications, such as `keras.applications.MobileNetV2`."""
     public = vars(keras.applications).items()
     return sorted(PREFIX + name for name, value in public if inspect.isfunction(value))
 
 
 def find(name: str) -> Callable[..., keras.Model]:
-    """The backbone of a name, to be called as `build` is, without its first argument.
+    """The function that builds the application of a name: `build` without its first argument.
 
     Raises:
         ValueError: Keras has no application of that name.
@@ -59,19 +60,19 @@ def build(
     trainable: bool = True,
     cosine: bool = False,
 ) -> keras.Model:
-    """A backbone out of an application.
+    """Makes a backbone of an application.
 
     Args:
-        constructor: `keras.applications.MobileNetV2` or another.
+        constructor: Constructor of the application, such as `keras.applications.MobileNetV2`.
         input_shape: Height, width and 3 channels.
-        weights: A `.weights.h5` or `.keras` file of the application without its top; random
-            weights without.
+        weights: Path of a `.weights.h5` or `.keras` file of the application without its top. By
+            default the weights are random.
         trainable: Whether the outer loop trains it. If not, it runs in inference mode in training
-            too: batch norm by its moving averages, no dropout.
-        cosine: Features of unit length; see `anil_tf.backbones`.
+            too: batch norm uses its moving averages, and there is no dropout.
+        cosine: Whether features have unit length; see `anil_tf.backbones`.
 
     Returns:
-        A model `[B, H, W, 3] -> [B, D]`, of pixels from 0 to 255.
+        A model `[B, H, W, 3] -> [B, D]` that takes pixels from 0 to 255.
 
     Raises:
         FileNotFoundError: There is no such file of weights.
@@ -89,12 +90,12 @@ def build(
         application = _load(application, Path(weights), constructor.__name__)
     application.trainable = trainable
     if not trainable:
-        # Unlike batch norm, dropout does not care about `trainable`.
-        for layer in application._flatten_layers():
+        # Unlike batch norm, dropout ignores `trainable`.
+        for layer in flatten_layers(application):
             if isinstance(layer, keras.layers.Dropout):
                 layer.rate = 0.0
     image = keras.Input(input_shape, name="image")
-    module = sys.modules[constructor.__module__]  # each has the preprocessing beside the network
+    module = sys.modules[constructor.__module__]  # it also has the preprocessing
     x = application(module.preprocess_input(image))
     if len(x.shape) == 4:
         x = keras.layers.GlobalAveragePooling2D(name="pooling")(x)

@@ -1,13 +1,13 @@
-"""Backbones of the few-shot literature: images in, one feature vector an image out.
+"""Backbones of the few-shot literature: images in, one feature vector per image out.
 
-Each takes the pixels as they are stored (0 to 255) and scales them inside, so that a client sends
-the bytes it has. Any other Keras model from images to `[B, D]` serves as well; those of
-`keras.applications` do by name (`anil_tf.applications`).
+Each takes pixels from 0 to 255 and scales them inside, so a client sends the bytes it has. Any
+other Keras model from images to `[B, D]` works as well; `anil_tf.applications` has those of
+`keras.applications` by name.
 
-With `cosine=True` the last block goes without its ReLU and each feature vector is scaled to unit
-length, so that the inner products which the head learns from are cosines. The published networks
-have neither. On Omniglot it is worth several points of accuracy: with features of free length the
-outer loop drives the inner one to the edge of divergence, where training stalls.
+With `cosine=True` the last block has no ReLU and each feature vector is scaled to unit length. The
+head then learns from cosines. The published networks do not do this. On Omniglot it improves
+accuracy by several points: with features of any length the outer loop drives the inner loop to the
+edge of divergence, where training stalls.
 """
 
 from collections.abc import Callable
@@ -56,11 +56,13 @@ def conv4(
 
     Args:
         input_shape: Height, width, channels.
-        filters: Of every convolution: 32 for mini-ImageNet (Ravi & Larochelle 2017), else 64.
-        blocks: How many.
-        pooling: Average the last map over its positions (D = filters) instead of flattening it.
-        invert: Dark ink on light paper.
-        cosine: Features of unit length and both signs; see above.
+        filters: Number of filters per convolution: 32 for mini-ImageNet (Ravi & Larochelle 2017),
+            else 64.
+        blocks: Number of blocks.
+        pooling: Whether to average the last map over its positions (D = filters) instead of
+            flattening it.
+        invert: Whether the images show dark ink on light paper.
+        cosine: Whether features have unit length and both signs; see the module's docstring.
 
     Returns:
         A model `[B, H, W, C] -> [B, D]`.
@@ -86,15 +88,15 @@ def conv4_strided(
 
     Args:
         input_shape: Height, width, channels.
-        filters: Of every convolution.
-        blocks: How many.
-        pooling: Average the last map over its positions (D = filters), as MAML does, instead of
-            flattening it.
-        invert: Dark ink on light paper.
-        cosine: Features of unit length and both signs; see above.
-        length: That of every feature vector with `cosine`. A head whose rate is r learns as one of
-            unit length at r times the square of it, which is how MAML, whose body takes the same
-            rate, can have a head that learns fast.
+        filters: Number of filters per convolution.
+        blocks: Number of blocks.
+        pooling: Whether to average the last map over its positions (D = filters), as MAML does,
+            instead of flattening it.
+        invert: Whether the images show dark ink on light paper.
+        cosine: Whether features have unit length and both signs; see the module's docstring.
+        length: L2 norm L of each feature vector with `cosine`. A head with rate r on features of
+            norm L behaves like one with rate r L² on unit-norm features. Useful for MAML, where
+            body and head share one rate.
 
     Returns:
         A model `[B, H, W, C] -> [B, D]`.
@@ -117,14 +119,14 @@ def resnet12(
     """ResNet-12 of few-shot learning (Oreshkin et al. 2018; widths as in Lee et al. 2019).
 
     Four residual blocks of three 3x3 convolutions, widths 1, 2.5, 5 and 10 times `filters`,
-    LeakyReLU(0.1), 2x2 max-pooling after each block; DropBlock is left out.
+    LeakyReLU(0.1), 2x2 max-pooling after each block; without DropBlock.
 
     Args:
         input_shape: Height, width, channels.
         filters: Width of the first block.
-        pooling: Average the last map over its positions (D = 10 filters).
-        invert: Dark ink on light paper.
-        cosine: Features of unit length and both signs; see above.
+        pooling: Whether to average the last map over its positions (D = 10 filters).
+        invert: Whether the images show dark ink on light paper.
+        cosine: Whether features have unit length and both signs; see the module's docstring.
 
     Returns:
         A model `[B, H, W, C] -> [B, D]`.
@@ -148,8 +150,8 @@ def mlp(input_shape: tuple[int, ...] = (1,), units: int = 40, layers: int = 2) -
 
     Args:
         input_shape: Shape of one input.
-        units: Of every hidden layer.
-        layers: How many.
+        units: Number of units per hidden layer.
+        layers: Number of hidden layers.
 
     Returns:
         A model `[B, ...] -> [B, units]`.
@@ -170,10 +172,13 @@ BACKBONES: dict[str, Callable[..., keras.Model]] = {
 
 
 def find(name: str) -> Callable[..., keras.Model]:
-    """The function that builds a backbone: of `BACKBONES`, or of `keras.applications.NAME`.
+    """The function that builds a backbone.
+
+    Args:
+        name: A name in `BACKBONES`, or `keras.applications.NAME`.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: There is no backbone of that name.
     """
     if name.startswith(applications.PREFIX):
         return applications.find(name)

@@ -1,13 +1,13 @@
-"""The command line `anil`: names its commands, imports one when it is called, words its errors.
+"""The command line `anil`: lists its commands, imports one when it is called, reports its errors.
 
-A command lives beside the code that it runs (`training/cli.py`, `export/cli.py`). Only its name and
-its line of help stand here, so that `anil --help` needs neither Keras nor TensorFlow.
+A command is defined next to the code that it runs (`training/cli.py`, `export/cli.py`). This file
+has only its name and its line of help, so `anil --help` needs neither Keras nor TensorFlow.
 """
 
 import errno
 import importlib
 import warnings
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -34,9 +34,9 @@ class LazyCommand(click.Command):
     """A command's name and line of help; the command itself is imported when it is called.
 
     Args:
-        name: what the user types.
-        target: where the command is, as `"module:attribute"`.
-        short_help: its line in the list of commands.
+        name: Name that the user types.
+        target: Place of the command, as `"module:attribute"`.
+        short_help: Line of help in the list of commands.
     """
 
     def __init__(self, name: str, target: str, short_help: str):
@@ -50,35 +50,35 @@ class LazyCommand(click.Command):
         parent: click.Context | None = None,
         **extra: Any,
     ) -> click.Context:
-        """Returns the context of the command proper: Click goes on with that one."""
+        """The context of the imported command, which Click uses from here on."""
         module, attribute = self.target.split(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command.make_context(info_name, args, parent=parent, **extra)
 
 
 class UserError(click.ClickException):
-    """A mistake of the user, shown as `Error: ...`."""
+    """A user's mistake, shown as `Error: ...`."""
 
     exit_code = 2
 
 
 class CommandLine(click.Group):
-    """A group that tells the user's mistakes in one line each, exit status 2, without a traceback.
+    """A group that reports a user's mistake in one line with exit status 2, without a traceback.
 
-    Library code raises `ValueError` and `OSError` for what the user can put right, and a plain
+    Library code raises `ValueError` and `OSError` for what the user can correct, and a plain
     `ImportError` for a runtime that is not installed. Any other exception is a fault of the program
     and keeps its traceback.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Returns the names in the order of the work, not of the alphabet."""
+        """The names, in the order in which one uses them."""
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command.
 
         Raises:
-            UserError: the command raised one of those.
+            UserError: The command raised one of these exceptions.
         """
         try:
             with warnings.catch_warnings():
@@ -92,24 +92,31 @@ class CommandLine(click.Group):
             raise click.MissingParameter(what_it_is, error.ctx, error.param) from None
         except (ImportError, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                raise  # `anil ... | head`: Click ends it quietly
+                raise  # `anil ... | head`: Click exits quietly
             if isinstance(error, ModuleNotFoundError):
                 raise
             raise UserError(describe(error)) from error
 
 
-def _show_warning(message: Warning | str, *_: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Shows a warning in one line, without the place in the code that raised it."""
     click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
 
 
 def describe(error: Exception) -> str:
-    """Returns the error in one line.
+    """The error in one line.
 
-    A pydantic `ValidationError` becomes `key: what is wrong. Received: value`, its errors joined by
-    semicolons; an error of the operating system `file: what is wrong`.
+    A pydantic `ValidationError` becomes `key: what is wrong. Received: value`, with its errors
+    joined by semicolons. An error of the operating system becomes `file: what is wrong`.
     """
-    # The classes cannot be named here: they would cost every start the import of pydantic.
+    # The class is not named here: every start would import pydantic.
     if callable(details := getattr(error, "errors", None)):
         text = "; ".join(_describe_field(field) for field in details())
     elif isinstance(error, OSError) and error.filename is not None and error.strerror:
@@ -123,7 +130,7 @@ def _describe_field(field: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in field["loc"])
     text = field["msg"].removeprefix("Value error, ")
     value = field.get("input")
-    # Of a missing key the input is the whole table, which says nothing.
+    # For a missing key the input is the whole table, which would not help.
     if "Received:" not in text and not isinstance(value, dict):
         text = f"{text.rstrip('.')}. Received: {value!r}"
     return f"{key}: {text}" if key else text

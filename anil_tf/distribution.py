@@ -1,11 +1,11 @@
-"""`fit` and `evaluate` on several devices and machines, past the places where Keras 3 stops.
+"""Makes `fit` and `evaluate` work under every `tf.distribute` strategy.
 
-A model made in the scope of a `tf.distribute` strategy trains by `fit` as ever: each replica takes
-its share of a meta-batch's tasks, and gradients, figures and, with `norm="batch"`, the statistics
-of the images are those of the whole meta-batch. Two places of Keras 3's own trainer do not get
-through `MultiWorkerMirroredStrategy`, not even with one Dense layer: it averages a nested batch to
-learn its shapes, and averages figures along an axis that a scalar does not have. Nor does XLA
-compile a step with the exchange between replicas in it.
+A model made in the scope of a strategy trains by `fit` as usual: each replica takes its share of a
+meta-batch's tasks, and gradients, metrics and, with `norm="batch"`, the statistics of the images
+are those of the whole meta-batch. Keras 3's own trainer fails under `MultiWorkerMirroredStrategy`
+in two places, even with one Dense layer: it averages a nested batch to learn its shapes, and it
+averages metrics along an axis that a scalar does not have. XLA cannot compile a step that contains
+the exchange between replicas.
 """
 
 import contextlib
@@ -15,26 +15,29 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from anil_tf.embedding import Embedding
+from anil_tf.support import keras_private
 
-class DistributedFit(keras.Model):
-    """A Keras model whose `fit` and `evaluate` get through every strategy.
+
+class DistributedFit(keras_private.SafelyBuiltModel):
+    """A Keras model whose `fit` and `evaluate` work under every strategy.
 
     With `jit_compile=True` under a strategy, XLA compiles what each replica computes by itself:
-    `outer_gradients`, which the subclass has, of `(x, y, sample_weight)`.
+    the method `outer_gradients(x, y, sample_weight)` of the subclass.
     """
 
-    norm: str
+    embedding: Embedding
     train_function: Any
     test_function: Any
     outer_gradients: Callable[..., tuple[Any, ...]]
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """As of Keras."""
+        """Trains the model; arguments and result are those of `keras.Model.fit`."""
         with self._whole_batch_statistics():
             return super().fit(*args, **kwargs)
 
     def make_train_function(self, force: bool = False) -> Any:
-        """As of Keras; a function of our own where Keras's fails."""
+        """Makes the function of a training step: Keras's, or our own where Keras's fails."""
         if self._keras_distributes():
             return super().make_train_function(force)
         if self.train_function is None or force:
@@ -44,7 +47,7 @@ class DistributedFit(keras.Model):
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Any:
-        """As of Keras; a function of our own where Keras's fails."""
+        """Makes the function of an evaluation step: Keras's, or our own where Keras's fails."""
         if self._keras_distributes():
             return super().make_test_function(force)
         if self.test_function is None or force:
@@ -65,13 +68,13 @@ class DistributedFit(keras.Model):
         names: list[str] = []
 
         def replica_step(data: Any) -> tf.Tensor:
-            figures = step(data)
-            names[:] = figures
-            return tf.stack([tf.cast(figure, tf.float32) for figure in figures.values()])
+            metrics = step(data)
+            names[:] = metrics  # known once this function is traced
+            return tf.stack([tf.cast(metric, tf.float32) for metric in metrics.values()])
 
         def one_step(iterator: Any) -> dict[str, tf.Tensor]:
             stacked = strategy.run(replica_step, args=(next(iterator),))
-            # All figures in one exchange; a replica's own are of its share of the tasks.
+            # All metrics in one exchange; those of a replica are of its share of the tasks.
             mean = strategy.reduce(tf.distribute.ReduceOp.MEAN, stacked, axis=None)
             return dict(zip(names, tf.unstack(mean), strict=True))
 
@@ -81,14 +84,14 @@ class DistributedFit(keras.Model):
 
     @contextlib.contextmanager
     def _whole_batch_statistics(self) -> Iterator[None]:
-        """Within it batch normalisation takes its statistics over the images of all replicas."""
+        """Context manager that makes batch normalisation use the images of all replicas."""
         layers = [
             layer
-            for layer in self._flatten_layers()
+            for layer in keras_private.flatten_layers(self)
             if isinstance(layer, keras.layers.BatchNormalization) and not layer.synchronized
         ]
         several = self.distribute_strategy.num_replicas_in_sync > 1
-        if self.norm != "batch" or not several:  # a task's own statistics need no exchange
+        if not (self.embedding.spans_replicas and several):
             layers = []
         if layers and self.jit_compile:
             raise ValueError(
@@ -103,27 +106,16 @@ class DistributedFit(keras.Model):
             for layer in layers:
                 layer.synchronized = False
 
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        strategy = self._distribute_strategy
-        if strategy is not None and iterator is not None:
-            for _, _, batches in iterator:
-                data_batch = tf.nest.map_structure(
-                    lambda value: strategy.experimental_local_results(value)[0], next(batches)
-                )
-                break
-        super()._maybe_symbolic_build(data_batch=data_batch)
-
 
 def in_cluster(strategy: tf.distribute.Strategy) -> bool:
     """Whether the strategy's replicas are on several machines."""
-    return (
-        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        and strategy.extended._in_multi_worker_mode()
-    )
+    return isinstance(
+        strategy, tf.distribute.MultiWorkerMirroredStrategy
+    ) and keras_private.on_several_machines(strategy)
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes: the only one, the chief, or worker 0."""
+    """Whether this process writes files: it is the only one, the chief, or worker 0."""
     resolver = strategy.cluster_resolver
     if not in_cluster(strategy) or resolver is None:
         return True

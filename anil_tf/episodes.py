@@ -1,10 +1,11 @@
-"""Episodes: few-shot tasks drawn by index from a seed, so that any of them can be drawn again."""
+"""Episodes: few-shot tasks drawn by index from a seed, so that each can be drawn again."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from anil_tf.datasets.images import ClassImages
+from anil_tf.episode_data import INPUTS, remember_redraw
 
 _TURNS = 4  # multiples of 90 degrees
 
@@ -24,28 +25,39 @@ class _Sampler:
     def dataset(self, batches: int, tasks: int, start: int = 0) -> tf.data.Dataset:
         """Meta-batches of consecutive episodes, for `fit` and `evaluate`.
 
-        Episode `start` is the first; batch `b` holds episodes `start + b * tasks` and on. A run
-        that stopped after `b` batches goes on with `start + b * tasks`.
+        Episode `start` is the first; batch `b` holds the `tasks` episodes from `start + b * tasks`
+        on. A run that stopped after `b` batches resumes with `start + b * tasks`.
+
+        **With `epochs=n`, `fit` of a model of this package draws new episodes in each epoch**:
+        epoch `e`, counted from 0, begins with episode `start + e * batches * tasks`. Validation
+        data stays the same in each epoch, and so does a data set derived from this one by `map` or
+        `take`, given together with `steps_per_epoch`, or read by another Keras model: there, ask
+        for `n * batches` batches and give `fit` the argument `steps_per_epoch=batches`.
 
         Args:
-            batches: How many; the data set's cardinality.
-            tasks: Episodes a batch, T.
+            batches: Number of batches; the cardinality of the data set.
+            tasks: Number of episodes per batch, T.
             start: Index of the first episode.
 
         Returns:
             Elements `({"support_x": [T, M, ...], "support_y": [T, M], "query_x": [T, Q, ...]},
             query_y [T, Q])`.
         """
+        episodes = batches * tasks
+
+        def draw_from(first: int | tf.Variable) -> tf.data.Dataset:
+            # A known range of indices: with a generator of unknown length Keras would run a
+            # phantom step in each epoch.
+            indices = tf.data.Dataset.range(start, start + episodes)
+            if isinstance(first, tf.Variable):
+                indices = indices.map(lambda index: index + first)
+            drawn = indices.map(self.draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            return drawn.batch(tasks, drop_remainder=True).map(split).prefetch(tf.data.AUTOTUNE)
 
         def split(episode: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-            inputs = {name: episode[name] for name in ("support_x", "support_y", "query_x")}
-            return inputs, episode["query_y"]
+            return {name: episode[name] for name in INPUTS}, episode["query_y"]
 
-        # A known range of indices: with a generator of unknown length Keras would run a phantom
-        # step an epoch.
-        indices = tf.data.Dataset.range(start, start + batches * tasks)
-        episodes = indices.map(self.draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return episodes.batch(tasks, drop_remainder=True).map(split).prefetch(tf.data.AUTOTUNE)
+        return remember_redraw(draw_from(0), draw_from, episodes)
 
 
 class EpisodeSampler(_Sampler):
@@ -56,23 +68,24 @@ class EpisodeSampler(_Sampler):
 
     Args:
         data: The classes to draw from.
-        ways: Classes a task, N.
-        shots: Support images per class, K; or `(least, most)`, and each class of each episode has a
-            random number of them from that range. Batches then pad every class to `most` images;
-            the padding has the label -1, which the inner loop leaves out. `episode` has no padding.
-        queries: Query images per class, Q.
+        ways: Number of classes per task, N.
+        shots: Number of support images per class, K; or `(least, most)` to draw a number from that
+            range for each class of each episode. Batches then pad every class to `most` images.
+            The padding has the label -1, which the inner loop ignores. `episode` has no padding.
+        queries: Number of query images per class, Q.
         seed: Seed of all draws.
-        rotations: Turn each drawn class by a random multiple of 90 degrees, which makes new
-            classes of drawn characters (Santoro et al. 2016); as in MAML's code the characters of
-            an episode are distinct, so that no two of its classes are turns of each other.
-        distortion: Move the points of each image by an affine map of its own: to the coordinates
-            (-1 to 1 across the image) is added a random affine function of them with coefficients
-            of at most so much. 0.15 is up to 9 degrees, 15 % of the size and 7 % of the width.
-            For training; affine maps made new drawings of Omniglot in Koch et al. (2015), too.
+        rotations: Whether to rotate each drawn class by a random multiple of 90 degrees, which
+            makes new classes of drawn characters (Santoro et al. 2016). As in MAML's code, the
+            characters of an episode are distinct: no two of its classes are rotations of each
+            other.
+        distortion: Largest coefficient of a random affine function of the coordinates (-1 to 1
+            across the image) that is added to them, for each image anew. 0.15 rotates by up to 9
+            degrees, scales by up to 15 % and shifts by up to 7 % of the width. For training. Koch
+            et al. (2015) also made new drawings of Omniglot by affine maps.
 
     Raises:
-        ValueError: Too few classes, too few images in one (it is named), rotation of images that
-            are not square, or a distortion below 0 or above 0.5.
+        ValueError: There are too few classes or too few images in a class, which is named; the
+            images to rotate are not square; or the distortion is below 0 or above 0.5.
     """
 
     def __init__(
@@ -116,7 +129,7 @@ class EpisodeSampler(_Sampler):
             self._counts, self._starts = tf.constant(data.counts), tf.constant(data.starts)
 
     def episode(self, index: int) -> dict[str, np.ndarray]:
-        """Episode `index`, without padding; `classes [N]` are places in `data.names`."""
+        """Episode `index`, without padding; `classes [N]` are indices of `data.names`."""
         episode = super().episode(index)
         counted = episode["support_y"] >= 0
         return episode | {name: episode[name][counted] for name in ("support_x", "support_y")}
@@ -147,7 +160,7 @@ class EpisodeSampler(_Sampler):
         return tf.where(tf.reshape(counted, [-1]), labels, -1)
 
     def _draw_images(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Images `[N, K + Q, H, W, C]` of distinct classes, and which classes of all they are."""
+        """Images `[N, K + Q, H, W, C]` of distinct classes, and the indices of those classes."""
         class_seed, image_seed, turn_seed, distortion_seed = _seeds(self.seed, index, 4)
         classes = _distinct(class_seed, tf.fill([1], len(self.data.names)), self.ways)[0]
         rows = _distinct(image_seed, tf.gather(self._counts, classes), self._most + self.queries)
@@ -164,13 +177,13 @@ class EpisodeSampler(_Sampler):
 class ClassSampler(EpisodeSampler):
     """The images of `EpisodeSampler`'s episodes as batches for one classifier of all classes.
 
-    All are queries, labelled by their class among all; a class turned is another. The support set
-    is empty. Arguments as of `EpisodeSampler`.
+    All images are queries, labelled by their class among all classes. A rotated class is another
+    class. The support set is empty. The arguments are those of `EpisodeSampler`.
     """
 
     @property
     def labels(self) -> int:
-        """How many classes the labels tell apart."""
+        """Number of classes among all labels."""
         return len(self.data.names) * (_TURNS if self.rotations else 1)
 
     def draw(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -191,9 +204,9 @@ class SinusoidSampler(_Sampler):
     Amplitude in [0.1, 5], phase in [0, pi], inputs in [-5, 5].
 
     Args:
-        shots: Support points, K.
-        queries: Query points, Q.
-        seed: Of all draws.
+        shots: Number of support points, K.
+        queries: Number of query points, Q.
+        seed: Seed of all draws.
     """
 
     def __init__(self, shots: int, queries: int, seed: int = 0) -> None:
@@ -231,7 +244,7 @@ def _distinct(seed: tf.Tensor, counts: tf.Tensor, draws: int) -> tf.Tensor:
 
 
 def _rotate(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
-    """Turns the images of each class, `[N, S, H, W, C]`, by `turns[n]` times 90 degrees."""
+    """Rotates the images of each class, `[N, S, H, W, C]`, by `turns[n]` times 90 degrees."""
     upside_down = images[:, :, ::-1, ::-1]
     half = tf.where(_per_class(turns >= 2), upside_down, images)
     quarter = tf.transpose(half, [0, 1, 3, 2, 4])[:, :, ::-1]
@@ -239,7 +252,7 @@ def _rotate(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
 
 
 def _distort(images: tf.Tensor, seed: tf.Tensor, largest: float) -> tf.Tensor:
-    """Each image of `[N, S, H, W, C]` under an affine map of its own; see `EpisodeSampler`."""
+    """Each image of `[N, S, H, W, C]` under its own affine map; see `EpisodeSampler`."""
     height, width = images.shape[2:4]
     flat = tf.reshape(images, [-1, *images.shape[2:]])
     change = tf.random.stateless_uniform([flat.shape[0], 2, 3], seed, -largest, largest)

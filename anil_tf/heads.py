@@ -1,51 +1,33 @@
 """Heads: the part of the network that the inner loop adapts.
 
-A head gives its initial parameters for a task and applies parameters to features. The parameters
-are functional: adapted ones never replace the variables that the outer loop trains.
+A head returns its initial parameters for a task and applies parameters to features. Adapted
+parameters are tensors of their own: they never replace the variables that the outer loop trains.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import keras
 import tensorflow as tf
 
+from anil_tf.tasks import map_tasks
+
 HeadInit = Literal["per_class", "shared"]
-
-
-FLOATS = tf.TensorSpec(None, tf.float32)
-
-
-def map_tasks(function: Callable[..., Any], *tensors: tf.Tensor, returns: Any = FLOATS) -> Any:
-    """Applies `function` to each task's slice of the tensors and stacks the results.
-
-    A known number of tasks is unrolled into the graph; an unknown one becomes a loop.
-
-    Args:
-        function: Of the slices; returns one tensor, or several as `returns` says.
-        tensors: `[T, ...]` each.
-        returns: Specification of what the function returns, or a tuple of specifications.
-    """
-    tasks = tensors[0].shape[0]
-    if tasks is None:
-        return tf.map_fn(lambda slices: function(*slices), tensors, fn_output_signature=returns)
-    results = [function(*(tensor[task] for tensor in tensors)) for task in range(tasks)]
-    return tf.nest.map_structure(lambda *slices: tf.stack(slices), *results)
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")
 class LinearHead(keras.layers.Layer):
     """A linear layer on the features, always in float32.
 
-    `per_class` learns one column a class, as the paper does: the number of ways is fixed.
+    `per_class` learns one column per class, as the paper does: the number of ways is fixed.
     `shared` learns a single column and copies it to every class (UNICORN-MAML, Ye & Chao,
-    ICLR 2022): the order of the classes cannot matter, and any number of them can be adapted to.
+    ICLR 2022): the order of the classes cannot matter, and the head adapts to any number of them.
     It starts at zero. Under softmax cross-entropy a column common to all classes cancels out, so
     it stays an (exact) no-op there and adaptation starts from equal probabilities; under other
     losses it is learned.
 
     Args:
-        ways: How many classes (or regression outputs) a task has.
+        ways: Number of classes, or of regression outputs, of a task.
         init: `"per_class"` or `"shared"`.
 
     Input shape: features `[..., D]`.
@@ -79,7 +61,7 @@ class LinearHead(keras.layers.Layer):
         """The head before adaptation.
 
         Args:
-            ways: How many classes; the trained number by default.
+            ways: Number of classes; by default that of training.
 
         Returns:
             Kernel `[D, ways]` and bias `[ways]`, float32.
@@ -115,6 +97,10 @@ class LinearHead(keras.layers.Layer):
         """Logits under the initial head."""
         kernel, bias = self.initial(ways)
         return tf.matmul(features, kernel) + bias
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Shape `[..., ways]` of the logits, for `summary`."""
+        return (*input_shape[:-1], self.ways)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
@@ -175,5 +161,5 @@ class KerasHead(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "KerasHead":
         """Rebuilds the layer from its configuration."""
-        layer = keras.saving.deserialize_keras_object(config.pop("layer"))
-        return cls(layer, **config)
+        layer = keras.saving.deserialize_keras_object(config["layer"])
+        return cls(**{**config, "layer": layer})

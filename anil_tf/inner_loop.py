@@ -28,9 +28,9 @@ def rate_at(learning_rate: tf.Tensor | float, step: int | tf.Tensor) -> tf.Tenso
     """The learning rate of a step.
 
     Args:
-        learning_rate: A scalar, the rate of every step; or `[k]`, one a step, of which the last
-            serves all later ones.
-        step: Counted from 0.
+        learning_rate: Rate of every step, a scalar; or `[k]`, one rate per step, of which the last
+            is also used for all later steps.
+        step: Index of the step, from 0.
     """
     if isinstance(learning_rate, int | float) or learning_rate.shape.rank == 0:
         return learning_rate
@@ -47,13 +47,13 @@ def tape_loop(
     """Gradient descent on `support_loss`, differentiable by an outer tape.
 
     Args:
-        support_loss: Takes the parameters, returns the loss of each task, `[T]`. Each task may
-            depend on its own slice of the parameters alone, so that the gradient of the sum is
-            every task's own gradient.
-        parameters: Tensors `[T, ...]`, one slice a task.
+        support_loss: Function from the parameters to the loss of each task, `[T]`. The loss of a
+            task may depend only on its own slice of the parameters, so that the gradient of the
+            sum contains the gradient of every task.
+        parameters: Tensors `[T, ...]`, one slice per task.
         learning_rate: Scalar, or `[k]` as in `rate_at`.
-        steps: How many updates, known when the graph is built.
-        first_order: Stop the outer gradient at the inner gradients (first-order MAML).
+        steps: Number of updates, known when the graph is built.
+        first_order: Whether to stop the outer gradient at the inner gradients (first-order MAML).
 
     Returns:
         The adapted parameters, shapes as given.
@@ -91,9 +91,10 @@ def gram_loop(
     Args:
         gram: `[..., M, M]`, from `gram_matrix(support, support)`.
         logits: `[..., M, N]`, the support's logits under the initial head.
-        residual: Maps logits to dL/dlogits, zero in rows that do not count.
+        residual: Function from logits to dL/dlogits, zero in padding rows.
         learning_rate: Scalar, or `[k]` as in `rate_at` where `steps` is a Python int.
-        steps: A Python int is unrolled; an int32 scalar tensor becomes a `tf.while_loop`.
+        steps: Number of updates. A Python int is unrolled; an int32 scalar tensor becomes a
+            `tf.while_loop`.
 
     Returns:
         The adapted logits and the coefficients A, both `[..., M, N]`.
@@ -157,10 +158,10 @@ def adapt_linear(
         labels: Integers `[T, M]` (padding outside `0..N-1`), or float targets `[T, M, N]`.
         kernel: Initial kernels, `[T, D, N]` or `[D, N]`.
         bias: Initial biases, `[T, N]` or `[N]`.
-        loss: A row loss of `(labels, logits)`.
+        loss: Row loss, a function of `(labels, logits)`.
         learning_rate: Scalar, or `[k]` as in `rate_at`.
-        steps: How many updates.
-        first_order: Stop the outer gradient at the inner gradients.
+        steps: Number of updates.
+        first_order: Whether to stop the outer gradient at the inner gradients.
 
     Returns:
         The adaptation, differentiable with respect to every float argument.

@@ -1,8 +1,7 @@
-"""`MAML` and `BOIL`: models whose inner loop adapts the backbone too.
+"""`MAML` and `BOIL`: models whose inner loop adapts the backbone.
 
-`ANIL` is the special case in which the head alone adapts; its `Gram` form makes that fast. Here the
-inner loop takes any of the model's weights (`adapt_task`), and each task runs on a backbone of its
-own.
+`ANIL` adapts the head alone, which its Gram form makes fast. Here the inner loop may adapt any of
+the model's weights (`adapt_task`), and each task has a backbone of its own.
 """
 
 from collections.abc import Sequence
@@ -11,11 +10,13 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from anil_tf.adaptive import AdaptiveModel
+from anil_tf.embedding import Norm
+from anil_tf.episodic import EpisodicModel
 from anil_tf.heads import LinearHead
 from anil_tf.inner_loop import tape_loop
-from anil_tf.losses import mean_squared_error, task_loss
-from anil_tf.model import ANIL, Norm
-from anil_tf.outer_loop import Answers
+from anil_tf.losses import task_loss
+from anil_tf.outer_loop import Predictions
 
 
 class Weights(NamedTuple):
@@ -28,20 +29,20 @@ class Weights(NamedTuple):
     head: list[tf.Tensor]
 
 
-def initial_weights(model: ANIL, ways: int | None = None) -> Weights:
+def initial_weights(model: EpisodicModel, ways: int | None = None) -> Weights:
     """The weights from which every task starts."""
     body = [tf.convert_to_tensor(variable) for variable in model.backbone.trainable_variables]
-    return Weights(body, model.head.initial(ways))
+    return Weights(body, [] if model.head is None else model.head.initial(ways))
 
 
-def adapting_weights(model: ANIL, weights: Weights) -> list[bool]:
-    """Of each weight, those of the body and then those of the head, whether the model adapts it."""
+def adapting_weights(model: EpisodicModel, weights: Weights) -> list[bool]:
+    """Whether the model adapts each weight: those of the body, then those of the head."""
     body, head = (len(part) for part in weights)
     return [model.adapts_body] * body + [model.adapts_head] * head
 
 
 def adapt_task(
-    model: ANIL,
+    model: EpisodicModel,
     support: tf.Tensor,
     labels: tf.Tensor,
     initial: Weights,
@@ -51,15 +52,15 @@ def adapt_task(
     """Runs the inner loop of one task on some of the weights.
 
     Args:
-        model: Gives backbone, head, loss and learning rate.
+        model: Model with the backbone, head, loss and learning rate to use.
         support: Images `[M, ...]`.
         labels: Integers `[M]`, or float targets `[M, ways]` for a regression.
-        initial: Where the loop starts.
-        adapting: Of each weight, those of the body and then those of the head, whether it adapts.
-        steps: The model's own by default.
+        initial: Weights before the first step.
+        adapting: Whether each weight adapts: those of the body, then those of the head.
+        steps: Number of steps; by default the model's own.
 
     Returns:
-        The weights after it, differentiable with respect to `initial` and the learning rate.
+        The adapted weights, differentiable with respect to `initial` and the learning rate.
     """
     everything = [*initial.body, *initial.head]
 
@@ -73,7 +74,7 @@ def adapt_task(
 
     def support_loss(adapted: Sequence[tf.Tensor]) -> tf.Tensor:
         weights = merge(adapted)
-        features, _ = model.run_backbone(support, weights.body)
+        features, _ = model.embedding.run(support, weights.body)
         return task_loss(model.row_loss, labels, apply_head(model, weights.head, features))
 
     adapted = tape_loop(
@@ -86,34 +87,18 @@ def adapt_task(
     return merge(adapted)
 
 
-def apply_head(model: ANIL, head: Sequence[tf.Tensor], features: tf.Tensor) -> tf.Tensor:
+def apply_head(model: EpisodicModel, head: Sequence[tf.Tensor], features: tf.Tensor) -> tf.Tensor:
     """Logits `[M, ways]` of one task's features `[M, D]` under a head's weights."""
     return model.head.apply([weight[tf.newaxis] for weight in head], features[tf.newaxis])[0]
 
 
-@keras.saving.register_keras_serializable(package="anil_tf")
-class MAML(ANIL):
-    """Model-Agnostic Meta-Learning (Finn et al., ICML 2017, https://arxiv.org/abs/1703.03400).
+class _BackboneLoop(AdaptiveModel):
+    """What `MAML` and `BOIL` share: an inner loop over the backbone's weights."""
 
-    Backbone and head adapt to each task; `first_order=True` is its first-order approximation. Data,
-    training and arguments are those of `ANIL`, but for `norm`:
-
-    Args:
-        backbone: A Keras model from inputs `[B, ...]` to features `[B, D]`.
-        ways: Classes of a task (or outputs of a regression).
-        norm: `"support"` (inductive) or `"task"` (transductive, as in the paper). Moving averages
-            belong to no adapted backbone, so `"batch"` is refused.
-        **kwargs: As of `ANIL`. A shared head starts at zero, from where the first step moves the
-            head alone; `head_init="per_class"` is MAML's.
-
-    Raises:
-        ValueError: As of `ANIL`; `norm="batch"`; `inner_loop="gram"`.
-    """
-
-    adapts_body, adapts_head = True, True
+    adapts_body = True
 
     def __init__(
-        self, backbone: keras.Model, ways: int = 5, *, norm: Norm = "support", **kwargs: Any
+        self, backbone: keras.Model, *, ways: int = 5, norm: Norm = "support", **kwargs: Any
     ) -> None:
         name = type(self).__name__
         if norm == "batch":
@@ -124,16 +109,26 @@ class MAML(ANIL):
             )
         if kwargs.get("inner_loop") == "gram":
             raise ValueError(f"inner_loop='gram' adapts a head alone: {name} needs 'tape'")
-        super().__init__(backbone, ways, norm=norm, **kwargs)
+        super().__init__(backbone, ways=ways, norm=norm, **kwargs)
 
-    def answer(
+    def adapt_and_predict(
         self,
         inputs: dict[str, tf.Tensor],
         training: bool = False,
         ways: int | None = None,
         steps: int | None = None,
-    ) -> Answers:
-        """As of `ANIL`; in training the logits before adaptation are left out."""
+    ) -> Predictions:
+        """The queries' logits before and after adapting to each task.
+
+        Args:
+            inputs: `support_x`, `support_y` and `query_x` of T tasks.
+            training: Whether the outer loop learns from the predictions.
+            ways: Number of classes of these tasks; by default that of training.
+            steps: Number of inner steps; by default the model's own.
+
+        Returns:
+            Logits `[T, Q, ways]` before adaptation, or None in training, and after it.
+        """
         initial = initial_weights(self, ways)
         adapting = adapting_weights(self, initial)
 
@@ -141,7 +136,11 @@ class MAML(ANIL):
             support, labels, query = task
             adapted = adapt_task(self, support, labels, initial, adapting, steps)
             return [
-                apply_head(self, weights.head, self.embed_task(support, query, weights.body)[1])
+                apply_head(
+                    self,
+                    weights.head,
+                    self.embedding.embed_task(support, query, weights.body)[1],
+                )
                 for weights in ([adapted] if training else [initial, adapted])
             ]
 
@@ -153,28 +152,52 @@ class MAML(ANIL):
             tasks,
             fn_output_signature=[tf.TensorSpec(shape, tf.float32)] * (1 if training else 2),
         )
-        return (None, *logits) if training else tuple(logits)
+        return Predictions(None, *logits) if training else Predictions(*logits)
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")
-class BOIL(MAML):
-    """Body Only update in the Inner Loop (Oh et al., ICLR 2021, https://arxiv.org/abs/2008.08882).
+class MAML(_BackboneLoop):
+    """Model-Agnostic Meta-Learning (Finn et al., ICML 2017, https://arxiv.org/abs/1703.03400).
 
-    The opposite of `ANIL`: the backbone adapts to each task and the head stays. Arguments as of
-    `MAML`.
+    Backbone and head adapt to each task; `first_order=True` is its first-order approximation. Data,
+    training and arguments are those of `ANIL`, except for `norm`:
+
+    Args:
+        backbone: A Keras model from inputs `[B, ...]` to features `[B, D]`.
+        ways: Number of classes of a task, or of outputs of a regression.
+        norm: `"support"` (inductive) or `"task"` (transductive, as in the paper). `"batch"` is
+            rejected, since an adapted backbone has no moving averages.
+        **kwargs: Other arguments of `ANIL`. With a shared head, which starts at zero, the first
+            step changes the head alone: MAML's own head is `head_init="per_class"`.
 
     Raises:
-        ValueError: As of `MAML`; `head_init="shared"` in a classification, whose scores are the
-            same for all classes as long as the head stays.
+        ValueError: An argument is out of its range; `norm="batch"`; `inner_loop="gram"`.
     """
 
-    adapts_head = False
+    adapts_head = True
 
-    def __init__(self, backbone: keras.Model, ways: int = 5, **kwargs: Any) -> None:
-        super().__init__(backbone, ways, **kwargs)
-        classifies = self.row_loss is not mean_squared_error
-        if classifies and self.head_init == "shared" and isinstance(self.head, LinearHead):
+
+@keras.saving.register_keras_serializable(package="anil_tf")
+class BOIL(_BackboneLoop):
+    """Body Only update in the Inner Loop (Oh et al., ICLR 2021, https://arxiv.org/abs/2008.08882).
+
+    The opposite of `ANIL`: the backbone adapts to each task and the head does not.
+
+    Args:
+        backbone: A Keras model from inputs `[B, ...]` to features `[B, D]`.
+        ways: Number of classes of a task, or of outputs of a regression.
+        **kwargs: Other arguments of `MAML`.
+
+    Raises:
+        ValueError: `MAML` would reject an argument; or `head_init="shared"` in a classification:
+            a shared head that does not adapt gives all classes the same score.
+    """
+
+    def __init__(self, backbone: keras.Model, *, ways: int = 5, **kwargs: Any) -> None:
+        super().__init__(backbone, ways=ways, **kwargs)
+        shared = self.head_init == "shared" and isinstance(self.head, LinearHead)
+        if shared and not self.is_regression:
             raise ValueError(
-                "BOIL's head stays, and a shared one tells no classes apart: use "
+                "BOIL does not adapt its head, and a shared head gives all classes one score: use "
                 "head_init='per_class'. Received: head_init='shared'"
             )

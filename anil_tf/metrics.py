@@ -8,6 +8,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from anil_tf.losses import mean_squared_error
+from anil_tf.support.keras_private import better
 
 _NORMAL_95 = 1.96
 
@@ -16,7 +17,7 @@ def mean_and_ci95(values: ArrayLike) -> tuple[float, float]:
     """Mean and half-width of its 95% confidence interval, by the normal approximation.
 
     Args:
-        values: One figure an episode, at least two.
+        values: One value per episode, at least two.
 
     Returns:
         `(mean, 1.96 * standard deviation / sqrt(episodes))`.
@@ -31,7 +32,7 @@ def mean_and_ci95(values: ArrayLike) -> tuple[float, float]:
 
 
 class _OverEpisodes(keras.metrics.Metric):
-    """Collects one figure an episode: how many, their sum and their sum of squares."""
+    """Collects one value per episode: their number, their sum and their sum of squares."""
 
     def __init__(self, name: str, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
@@ -40,15 +41,24 @@ class _OverEpisodes(keras.metrics.Metric):
         )
 
     def rows(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """The figure of each query, `[T, Q]`."""
+        """The value of each query, `[T, Q]`."""
         raise NotImplementedError
+
+    def counted(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """Whether each query counts, `[T, Q]` or a scalar for all."""
+        del y_true, y_pred
+        return tf.constant(True)
 
     def update_state(
         self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
     ) -> None:
-        """Adds `T` episodes of `Q` queries; weights are `[T]` or `[T, Q]`."""
-        rows = tf.cast(self.rows(y_true, tf.convert_to_tensor(y_pred)), self.dtype)
-        weights = tf.ones_like(rows)
+        """Adds T episodes of Q queries; weights `[T]` or `[T, Q]` weigh queries within a task.
+
+        An episode whose weights are all 0 does not count; all others count equally.
+        """
+        y_pred = tf.convert_to_tensor(y_pred)
+        rows = tf.cast(self.rows(y_true, y_pred), self.dtype)
+        weights = tf.cast(self.counted(y_true, y_pred), self.dtype) * tf.ones_like(rows)
         if sample_weight is not None:
             sample_weight = tf.cast(sample_weight, self.dtype)
             if sample_weight.shape.rank == 1:
@@ -67,22 +77,30 @@ class _OverEpisodes(keras.metrics.Metric):
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")
+@better("up")
 class EpisodeAccuracy(_OverEpisodes):
-    """Share of queries classified right, averaged over episodes.
+    """Share of queries that are classified correctly, averaged over episodes.
 
-    `y_true` are integers `[T, Q]`, `y_pred` logits `[T, Q, N]`.
+    `y_true` are integers `[T, Q]`, `y_pred` logits `[T, Q, N]`. Queries with a label outside
+    `0..N-1` are padding and do not count.
     """
 
     def __init__(self, name: str = "accuracy", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
 
     def rows(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """1 where the largest logit is the label's."""
+        """Whether the largest logit is that of the label."""
         predicted = tf.argmax(y_pred, axis=-1, output_type=tf.int32)
         return predicted == tf.cast(y_true, tf.int32)
 
+    def counted(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """Whether each query's label is a class."""
+        labels = tf.cast(y_true, tf.int32)
+        return (labels >= 0) & (labels < tf.shape(y_pred)[-1])
+
 
 @keras.saving.register_keras_serializable(package="anil_tf")
+@better("down")
 class EpisodeAccuracyCI95(EpisodeAccuracy):
     """Half-width of the 95% confidence interval of `EpisodeAccuracy`, over episodes."""
 
@@ -99,6 +117,7 @@ class EpisodeAccuracyCI95(EpisodeAccuracy):
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")
+@better("down")
 class EpisodeMeanSquaredError(_OverEpisodes):
     """Squared error of regression episodes; `y_true` and `y_pred` are floats `[T, Q, N]`."""
 

@@ -1,14 +1,15 @@
-"""NIL, no inner loop: a task is answered by the cosines between its queries and its support set."""
+"""NIL, no inner loop: queries are classified by their cosines to the task's support set."""
 
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from anil_tf.heads import map_tasks
+from anil_tf.embedding import Norm
+from anil_tf.episodic import EpisodicModel
+from anil_tf.heads import LinearHead
 from anil_tf.losses import row_weights
-from anil_tf.model import ANIL
-from anil_tf.outer_loop import Answers
+from anil_tf.outer_loop import Predictions
 
 
 def cosine_scores(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, ways: int) -> tf.Tensor:
@@ -30,74 +31,108 @@ def cosine_scores(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, ways:
     """
     unit_support, unit_query = (tf.math.l2_normalize(rows, axis=-1) for rows in (support, query))
     cosines = tf.matmul(unit_query, unit_support, transpose_b=True)
+    labels = tf.convert_to_tensor(labels)
     weights = row_weights(labels, ways, cosines.dtype)
     weights *= tf.reduce_sum(tf.sign(weights), axis=-1, keepdims=True)
     one_hot = tf.one_hot(labels, ways, dtype=cosines.dtype)
     return tf.matmul(cosines, weights[..., tf.newaxis] * one_hot)
 
 
-def answer_by_cosines(
-    model: ANIL, inputs: dict[str, tf.Tensor], ways: int | None = None, training: bool = False
+def predict_by_cosines(
+    model: EpisodicModel,
+    inputs: dict[str, tf.Tensor],
+    ways: int | None = None,
+    training: bool = False,
 ) -> tf.Tensor:
-    """Tests any model without its head and inner loop: scores `[T, Q, ways]` of the queries."""
+    """Scores of the queries by any model's backbone, without its head and inner loop.
+
+    Args:
+        model: Model whose features to use.
+        inputs: `support_x`, `support_y` and `query_x` of T tasks.
+        ways: Number of classes of these tasks; by default that of training.
+        training: Whether the outer loop learns from the scores.
+
+    Returns:
+        Scores `[T, Q, ways]`.
+    """
     support, query = model.embed(inputs["support_x"], inputs["query_x"], training)
     labels = tf.cast(inputs["support_y"], tf.int32)
     return cosine_scores(support, labels, query, model.ways if ways is None else ways)
 
 
-@keras.saving.register_keras_serializable(package="anil_tf")
-class NIL(ANIL):
-    """Trained and tested without an inner loop: the queries' loss is that of `cosine_scores`.
+class _Classifier(EpisodicModel):
+    """What `NIL` and `Pretrained` share: a classification without an inner loop."""
 
-    The "NIL training" of Raghu et al. 2020, section 5.3. Arguments as of `ANIL`; those of the
-    inner loop and of the head have no effect.
+    def __init__(
+        self, backbone: keras.Model, *, ways: int = 5, norm: Norm = "batch", **kwargs: Any
+    ) -> None:
+        super().__init__(backbone, ways=ways, norm=norm, **kwargs)
+        self._build_early()
+        if self.is_regression:
+            raise ValueError(f"{type(self).__name__} classifies: a regression has no classes")
+
+
+@keras.saving.register_keras_serializable(package="anil_tf")
+class NIL(_Classifier):
+    """A backbone trained and tested without an inner loop, by the loss of `cosine_scores`.
+
+    The "NIL training" of Raghu et al. 2020, section 5.3. It has no head.
+
+    Args:
+        backbone: A Keras model from inputs `[B, ...]` to features `[B, D]`.
+        ways: Number of classes of a task.
+        norm: Images whose statistics batch normalisation uses, as in `ANIL`.
+        **kwargs: `loss`, as in `ANIL`, and arguments of every Keras model.
+
+    Raises:
+        ValueError: An argument is out of its range, or the loss is that of a regression.
     """
 
-    adapts_head = False
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.head.trainable = False
-
-    def answer(
+    def adapt_and_predict(
         self,
         inputs: dict[str, tf.Tensor],
         training: bool = False,
         ways: int | None = None,
         steps: int | None = None,
-    ) -> Answers:
-        """The scores `[T, Q, ways]`, twice: nothing adapts."""
-        scores = answer_by_cosines(self, inputs, ways, training)
-        return scores, scores
+    ) -> Predictions:
+        """The scores `[T, Q, ways]`, the same before and after: nothing adapts."""
+        scores = predict_by_cosines(self, inputs, ways, training)
+        return Predictions(scores, scores)
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")
-class Pretrained(ANIL):
-    """Trained as an ordinary classifier of the queries, tested without an inner loop.
+class Pretrained(_Classifier):
+    """A model trained as a classifier of the queries and tested without an inner loop.
 
-    With episodes whose labels are a task's own this is the multitask training of Raghu et al. 2020,
-    section 5.3; with the classes of the whole training set as labels, its multiclass training.
-    Arguments as of `ANIL`; `ways` are the labels there are in training. Supports are not looked at
-    in training and may be empty.
+    With episodes whose labels are numbered within each task this is the multitask training of
+    Raghu et al. 2020, section 5.3; with the classes of the whole training set as labels, it is its
+    multiclass training. Training ignores the support sets, which may be empty.
+
+    Args:
+        backbone: A Keras model from inputs `[B, ...]` to features `[B, D]`.
+        ways: Number of labels in training.
+        norm: Images whose statistics batch normalisation uses, as in `ANIL`.
+        **kwargs: `loss`, as in `ANIL`, and arguments of every Keras model.
+
+    Raises:
+        ValueError: An argument is out of its range, or the loss is that of a regression.
     """
 
-    adapts_head = False
+    def __init__(
+        self, backbone: keras.Model, *, ways: int = 5, norm: Norm = "batch", **kwargs: Any
+    ) -> None:
+        super().__init__(backbone, ways=ways, norm=norm, head=LinearHead(ways), **kwargs)
 
-    def answer(
+    def adapt_and_predict(
         self,
         inputs: dict[str, tf.Tensor],
         training: bool = False,
         ways: int | None = None,
         steps: int | None = None,
-    ) -> Answers:
+    ) -> Predictions:
         """Logits of the head in training, cosine scores otherwise."""
-        if not training:
-            scores = answer_by_cosines(self, inputs, ways)
-            return scores, scores
-        query = inputs["query_x"]
-        if self.norm == "batch":
-            features = self.features(tf.reshape(query, [-1, *query.shape[2:]]), training)
-            features = tf.reshape(features, [-1, query.shape[1], features.shape[-1]])
-        else:
-            features = map_tasks(lambda images: self.run_backbone(images)[0], query)
-        return None, self.head(features)
+        if training:
+            features = self.embedding.embed_sets(inputs["query_x"], training)
+            return Predictions(None, self.head(features))
+        scores = predict_by_cosines(self, inputs, ways)
+        return Predictions(scores, scores)

@@ -1,4 +1,4 @@
-"""Batch normalisation that is fast in training: fused, or folded into the convolution before it."""
+"""Fast batch normalisation in training: fused, or folded into the convolution before it."""
 
 import contextlib
 import math
@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+
+from anil_tf.support import keras_private
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")
@@ -57,20 +59,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable(package="anil_tf")
 class NormalizedConvolution(keras.layers.Layer):
-    """Convolution without bias, batch norm and, if asked, 2x2 max-pooling: `[B, H, W, C]` to maps.
+    """Convolution without bias, batch norm and optional 2x2 max-pooling.
 
-    Where the kernel sees few numbers, as on grey images, training never normalises a map. A map is
-    linear in the patches `p` under the kernel `K`, so its moments follow from theirs: the mean is
-    `K' mean(p)`, the variance `diag(K' cov(p) K)`. The scale then goes into the kernel, and the
+    Where the kernel covers few numbers, as on grey images, training never normalises a map. A map
+    is linear in the patches `p` under the kernel `K`, so its moments follow from theirs: the mean
+    is `K' mean(p)`, the variance `diag(K' cov(p) K)`. The scale then goes into the kernel, and the
     offset is added after the pooling, to a quarter of the values: the same function and the same
     gradients, without the passes over the largest map of the network.
 
     Args:
-        filters: Of the convolution.
-        kernel_size: Its height and width.
-        strides: Its strides, both ways.
+        filters: Number of filters of the convolution.
+        kernel_size: Height and width of the kernel.
+        strides: Stride of the convolution in both directions.
         pool: Whether max-pooling follows.
-        **kwargs: As of every Keras layer.
+        **kwargs: Arguments of every Keras layer.
+
+    Input shape: images or maps `[B, H, W, C]`.
+    Output shape: maps `[B, H', W', filters]`.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class NormalizedConvolution(keras.layers.Layer):
             name="conv",
             dtype=self.dtype_policy,
         )
+        # The averages span about the last 20 meta-batches; with Keras's 0.99 it would be 100.
         self.norm = BatchNormalization(
             momentum=0.95, epsilon=1e-3, name="norm", dtype=self.dtype_policy
         )
@@ -109,7 +115,8 @@ class NormalizedConvolution(keras.layers.Layer):
             and self.norm.trainable
             and not self.norm.synchronized
             and self.compute_dtype == "float32"
-            # Patches cost what a map of as many filters does, and are to be far the smaller.
+            # The patches cost as much as a map with one filter per number under the kernel. With
+            # a third of the filters or fewer, they cost less than what they save.
             and 3 * math.prod(self.conv.kernel.shape[:-1]) <= self.conv.filters
         )
         if foldable:
@@ -150,14 +157,14 @@ class NormalizedConvolution(keras.layers.Layer):
 
 @contextlib.contextmanager
 def keeping_statistics(model: keras.Model) -> Iterator[None]:
-    """Within it a training pass leaves its own batch statistics where moving averages go.
+    """Context manager in which a training pass returns its own statistics as moving averages.
 
-    So `stateless_call(..., training=True)` returns a state under which another pass, with
-    `training=False`, is normalised by the images of the first; differentiable in both.
+    `stateless_call(..., training=True)` then returns a state with which another pass, with
+    `training=False`, is normalised by the images of the first. Both passes are differentiable.
     """
     layers = [
         layer
-        for layer in model._flatten_layers()
+        for layer in keras_private.flatten_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
     momenta = [layer.momentum for layer in layers]

@@ -1,30 +1,112 @@
-"""The outer loop: what `fit` and `evaluate` do with a model's answers to its tasks."""
+"""The outer loop: what `fit` and `evaluate` do with a model's predictions for its tasks."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from tensorflow.python.framework.ops import gradient_registry
 
 from anil_tf import losses
 from anil_tf.distribution import DistributedFit
+from anil_tf.episode_data import NewEpisodes, check_kind, check_labels, labels_in_one_line
+from anil_tf.support import keras_private
 
-# Logits before and after adaptation; the first is left out of training where it costs a pass.
-Answers = tuple[Any, tf.Tensor]
+
+class Predictions(NamedTuple):
+    """Logits `[T, Q, ways]` of the queries.
+
+    Attributes:
+        before: Logits before adaptation; None in training where they cost an extra pass.
+        after: Logits after adaptation.
+    """
+
+    before: Any
+    after: tf.Tensor
 
 
 class OuterLoop(DistributedFit):
-    """Keras's protocol for a model that answers tasks: its steps, loss and metrics.
+    """Keras's protocol for a model that predicts the queries of tasks: steps, loss and metrics.
 
-    The subclass has `answer`, the inner loop's loss of the queries, and a metric of the logits
+    The subclass defines `adapt_and_predict`, the loss of the queries, and a metric of the logits
     before adaptation.
     """
 
-    answer: Callable[..., Answers]
+    adapt_and_predict: Callable[..., Predictions]
+    ways: int
+    is_regression: bool
     _query_loss: losses.QueryLoss
     _before: keras.metrics.Metric
+
+    # What `fit` and `evaluate` take.
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Trains on episodes; arguments and result are those of `keras.Model.fit`.
+
+        **A sampler's data set gives new episodes in each epoch**: `fit(sampler.dataset(1000, 4),
+        epochs=10)` trains on 40,000 different tasks, and the epoch's number alone decides which.
+        Validation data is the same in each epoch. With `steps_per_epoch`, or with a data set of
+        your own, Keras reads the data set as it is.
+
+        Raises:
+            ValueError: The data are no episodes, labels are outside `0..ways-1`, the loss of
+                `compile` does not fit the model, or `class_weight` is given.
+        """
+        given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs).arguments
+        del given["self"]
+        x, validation = given.get("x"), given.get("validation_data")
+        check_kind(x, "fit")
+        losses.check_compiled(getattr(self, "loss", None), self.is_regression)
+        if given.get("class_weight") is not None:
+            raise ValueError(
+                "class_weight has no meaning here, since a label is another class in each task: "
+                "use sample_weight, [T] for tasks or [T, Q] for queries"
+            )
+        if isinstance(x, tf.data.Dataset):
+            given.setdefault("shuffle", False)  # Keras warns that it cannot shuffle a data set
+        several = given.get("epochs", 1) > 1 and given.get("steps_per_epoch") is None
+        if several and hasattr(x, "redraw_episodes"):
+            episodes = NewEpisodes(x)
+            x, callbacks = episodes.dataset, given.get("callbacks")
+            if isinstance(callbacks, keras.callbacks.CallbackList):
+                callbacks.append(episodes)
+            else:
+                given["callbacks"] = [episodes, *tf.nest.flatten(callbacks or [])]
+        given["x"] = x
+        if not self.is_regression:
+            given["x"] = check_labels(x, given.get("y"), self.ways)
+            if isinstance(validation, tf.data.Dataset):
+                given["validation_data"] = check_labels(validation, None, self.ways)
+            elif validation is not None:
+                check_labels(validation[0], validation[1], self.ways)
+        with labels_in_one_line():
+            return super().fit(**given)
+
+    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        """Loss and metrics; arguments and result are those of `keras.Model.evaluate`.
+
+        Raises:
+            ValueError: As in `fit`.
+        """
+        if not kwargs.get("_use_cached_eval_dataset"):  # not from `fit`, which has checked it
+            check_kind(x, "evaluate")
+            losses.check_compiled(getattr(self, "loss", None), self.is_regression)
+            if not self.is_regression:
+                x = check_labels(x, y, self.ways)
+        with labels_in_one_line():
+            return super().evaluate(x, y, **kwargs)
+
+    def predict(self, x: Any, **kwargs: Any) -> Any:
+        """Logits of the queries; arguments and result are those of `keras.Model.predict`.
+
+        Raises:
+            ValueError: The data are no episodes.
+        """
+        check_kind(x, "predict")
+        return super().predict(x, **kwargs)
+
+    # What Keras calls.
 
     def _build_for(self, inputs: dict[str, tf.Tensor]) -> None:
         # `fit` and `evaluate` call the model's parts, which build nothing by themselves.
@@ -39,15 +121,16 @@ class OuterLoop(DistributedFit):
         sample_weight: Any = None,
         training: bool = True,
     ) -> tf.Tensor:
-        """The loss given to `compile`, else the inner loop's, averaged over the queries."""
+        """The loss given to `compile`, else that of the inner loop, averaged over the queries."""
         if self.loss is not None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = self._query_loss(y, y_pred, sample_weight)
-        return tf.add_n([loss, *map(self._aggregate_additional_loss, self.losses)])
+        extra = [keras_private.aggregate_additional_loss(self, each) for each in self.losses]
+        return tf.add_n([loss, *extra])
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One outer step: an outer tape around the inner loop of every task of the batch."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = _unpack(data)
         self._build_for(x)
         gradients, loss, before, y_pred = self.outer_gradients(x, y, sample_weight)
         with forgetting_gradients():
@@ -55,19 +138,19 @@ class OuterLoop(DistributedFit):
         return self._update_metrics(x, y, before, y_pred, loss, sample_weight)
 
     def outer_gradients(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, ...]:
-        """Gradients of the (scaled) loss by the trainable weights; loss; `answer`'s logits."""
+        """Gradients of the (scaled) loss by the trainable weights, the loss, and predictions."""
         with tf.GradientTape() as tape:
-            before, y_pred = self.answer(x, training=True)
-            loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
+            before, y_pred = self.adapt_and_predict(x, training=True)
+            loss = keras_private.compute_loss(self, x, y, y_pred, sample_weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
         return tape.gradient(scaled_loss, self.trainable_weights), loss, before, y_pred
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Loss and metrics of a batch of tasks, before and after adaptation."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = _unpack(data)
         self._build_for(x)
-        before, y_pred = self.answer(x, training=False)
-        loss = self._compute_loss(x, y, y_pred, sample_weight, training=False)
+        before, y_pred = self.adapt_and_predict(x, training=False)
+        loss = keras_private.compute_loss(self, x, y, y_pred, sample_weight, training=False)
         return self._update_metrics(x, y, before, y_pred, loss, sample_weight)
 
     def _update_metrics(
@@ -75,24 +158,33 @@ class OuterLoop(DistributedFit):
     ) -> dict[str, tf.Tensor]:
         # Keras divides the loss by the replicas so that gradients add up; the report is the mean.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self._loss_tracker.update_state(loss * replicas, sample_weight=tf.shape(after)[0])
+        tracker = keras_private.loss_tracker(self)
+        tracker.update_state(loss * replicas, sample_weight=tf.shape(after)[0])
         if before is not None:
             self._before.update_state(y, before, weight)
-        figures = self.compute_metrics(x, y, after, sample_weight=weight)
+        metrics = self.compute_metrics(x, y, after, sample_weight=weight)
         if before is None:
-            del figures[self._before.name]
-        return figures
+            del metrics[self._before.name]
+        return metrics
+
+
+def _unpack(data: Any) -> tuple[Any, Any, Any]:
+    """Inputs, targets, and weights `[T, Q]`: a weight per task `[T]` is that of all its queries."""
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if weight is not None and weight.shape.rank == 1:
+        weight = tf.broadcast_to(weight[:, tf.newaxis], tf.shape(y)[:2])
+    return x, y, weight
 
 
 @contextlib.contextmanager
 def forgetting_gradients() -> Iterator[None]:
-    """Within it TensorFlow keeps no gradient function of what is traced; for the outer update.
+    """Context manager that discards the gradient functions that TensorFlow registers inside it.
 
-    Every Keras optimizer calls `all_reduce`, whose gradient TensorFlow registers for each trace and
-    never gives up, and the whole traced step with it: 5 to 12 MB a model trained. Nobody
-    differentiates through the outer update, so the entry can go.
+    Use it around the optimizer's update only. Every Keras optimizer calls `all_reduce`, whose
+    gradient function TensorFlow registers for each trace and keeps forever, and the whole traced
+    step with it: 5 to 12 MB for each model trained. Nobody differentiates through the outer update.
     """
-    functions = gradient_registry._registry
+    functions = keras_private.gradient_functions()
     known = set(functions)
     try:
         yield

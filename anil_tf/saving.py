@@ -12,11 +12,11 @@ _MODEL = re.compile(r"metadata\.json|config\.json|training\.json|model\.weights\
 
 
 def load_model(path: str | Path) -> Any:
-    """A Keras model from a `.keras` file, for inference: no code that came with it runs.
+    """Loads a Keras model from a `.keras` file, for inference. No code in the file is executed.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, holds what no run has, or needs code of its own.
+        ValueError: The file is damaged, has unexpected members, or needs its own code.
     """
     import keras
 

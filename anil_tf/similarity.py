@@ -1,8 +1,9 @@
-"""How alike two representations of the same inputs are: CCA, SVCCA and linear CKA, in NumPy.
+"""Similarity of two representations of the same inputs: CCA, SVCCA and linear CKA, in NumPy.
 
-Rows are inputs, columns are neurons; the two sides may have different columns. Activations of
-convolutions `[n, H, W, C]` become rows by `as_rows` (every position a row, every channel a neuron,
-as SVCCA's authors do), or by a plain reshape to `[n, H * W * C]` (as CKA's authors do).
+Rows are inputs, columns are neurons. The two representations may have different columns.
+Activations of convolutions `[n, H, W, C]` become rows by `as_rows` (one row per position, one
+neuron per channel, as SVCCA's authors do), or by a plain reshape to `[n, H * W * C]` (as CKA's
+authors do).
 """
 
 import numpy as np
@@ -20,18 +21,18 @@ def cca(x: np.ndarray, y: np.ndarray) -> float:
     """Mean canonical correlation.
 
     With U_x and U_y orthonormal bases of the centred columns of x and y, the canonical correlations
-    are the singular values of U_x' U_y; the mean is over as many as the smaller of the two has
-    dimensions. Invariant to any invertible linear map of either side's columns.
+    are the singular values of U_x' U_y. The mean is over as many of them as the smaller basis has
+    dimensions. Invariant to any invertible linear map of the columns of either representation.
 
     Args:
         x: Floats `[rows, p]`.
-        y: Floats `[rows, q]`, of the same inputs.
+        y: Floats `[rows, q]` for the same inputs.
 
     Returns:
-        In 0..1; NaN where a side is constant.
+        A number in 0..1; NaN if a representation is constant.
 
     Raises:
-        ValueError: Not two matrices of equal rows.
+        ValueError: The arguments are not two matrices with equally many rows.
 
     References:
         Hotelling 1936; as a measure of networks Raghu et al. 2017, https://arxiv.org/abs/1706.05806
@@ -40,18 +41,18 @@ def cca(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def svcca(x: np.ndarray, y: np.ndarray, variance: float = 0.99) -> float:
-    """Singular vector CCA: `cca` between the directions that hold most of each side's variance.
+    """Singular vector CCA: `cca` between the directions with most of the variance of each.
 
     Args:
         x: Floats `[rows, p]`.
-        y: Floats `[rows, q]`, of the same inputs.
-        variance: Share of the sum of squared singular values to keep of each side.
+        y: Floats `[rows, q]` for the same inputs.
+        variance: Share of the sum of squared singular values to keep.
 
     Returns:
-        In 0..1; NaN where a side is constant.
+        A number in 0..1; NaN if a representation is constant.
 
     Raises:
-        ValueError: Not two matrices of equal rows.
+        ValueError: The arguments are not two matrices with equally many rows.
 
     References:
         Raghu, Gilmer, Yosinski & Sohl-Dickstein, NeurIPS 2017, https://arxiv.org/abs/1706.05806
@@ -67,24 +68,24 @@ def svcca(x: np.ndarray, y: np.ndarray, variance: float = 0.99) -> float:
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
     """Linear centred kernel alignment, `|Y'X|^2 / (|X'X| |Y'Y|)` in Frobenius norms.
 
-    Invariant to rotation and uniform scaling of either side's columns; unlike `cca` not to other
-    linear maps, so that directions of much variance count for more.
+    Invariant to rotation and uniform scaling of the columns of either representation. Unlike `cca`,
+    it is not invariant to other linear maps: directions with more variance count for more.
 
     Args:
         x: Floats `[rows, p]`.
-        y: Floats `[rows, q]`, of the same inputs.
+        y: Floats `[rows, q]` for the same inputs.
 
     Returns:
-        In 0..1; NaN where a side is constant.
+        A number in 0..1; NaN if a representation is constant.
 
     Raises:
-        ValueError: Not two matrices of equal rows.
+        ValueError: The arguments are not two matrices with equally many rows.
 
     References:
         Kornblith, Norouzi, Lee & Hinton, ICML 2019, https://arxiv.org/abs/1905.00414
     """
     x, y = _centre(x, y)
-    if len(x) < max(x.shape[1], y.shape[1]):  # the same by the kernels of rows, which are smaller
+    if len(x) < max(x.shape[1], y.shape[1]):  # equal by the kernels of the rows, which are smaller
         left, right = x @ x.T, y @ y.T
         shared = np.sum(left * right)
     else:

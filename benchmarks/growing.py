@@ -1,4 +1,4 @@
-"""What adding a fifth class to a saved head does to the four that it knew.
+"""Accuracy of four known classes before and after a fifth is added to their head.
 
 .venv/bin/python -m benchmarks.growing BUNDLE --data-dir DIR
 """
@@ -17,7 +17,7 @@ from anil_tf.support.json_files import write_json
 from anil_tf.training.recipe import DataTable, EvaluationTable
 from anil_tf.training.samplers import make_sampler
 
-KNOWN = 4  # classes before; one more is added
+KNOWN = 4  # known classes; one more is added
 
 
 @click.command()
@@ -25,7 +25,7 @@ KNOWN = 4  # classes before; one more is added
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="ANIL_DATA_DIR")
 @click.option("--episodes", default=600, show_default=True)
 @click.option("--shots", default=1, show_default=True)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for the results.")
 def main(
     bundle: Path, data_dir: Path | None, episodes: int, shots: int, json_file: Path | None
 ) -> None:

@@ -1,9 +1,9 @@
-"""Writes the tables of docs/results.md anew from the JSON files in docs/results/.
+"""Writes the tables of docs/results.md from the JSON files in docs/results/.
 
     python docs/results.py
 
-The page is written by hand but for what stands between `<!-- table NAME -->` and `<!-- end -->`:
-docs/results/NAME.json, as `anil reproduce --json` writes it, or all figures of the folder
+The page is written by hand, except for the text between `<!-- table NAME -->` and `<!-- end -->`:
+docs/results/NAME.json, as `anil reproduce --json` writes it, or all JSON files of the folder
 docs/results/NAME/, as `anil evaluate --json` writes them.
 """
 

@@ -117,10 +117,6 @@ def check_exportable(model: keras.Model) -> None:
             "Only models with loss='cross_entropy' are exported: the exported inner loop is "
             f"classification. Received: loss={model.loss_name!r}"
         )
-    if not model.adapts_head:
-        raise ValueError(
-            f"Only models that adapt their head are exported. Received: {type(model).__name__}"
-        )
     if model.learn_inner_lr == "per_step":
         raise ValueError(
             "The exported inner loop has one learning rate: train with learn_inner_lr=true"

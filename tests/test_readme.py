@@ -91,7 +91,8 @@ def test_the_first_program_trains_adapts_and_exports(desk):
         assert len(head["names"]) == 4
 
 
-def test_a_keras_user_fits_the_model():
+def test_a_keras_user_fits_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     given = {
         "images": rng.integers(0, 256, (36, 28, 28, 3), np.uint8),

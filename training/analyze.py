@@ -14,10 +14,10 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from anil_tf.episodes import EpisodeSampler
+from anil_tf.episodic import EpisodicModel
 from anil_tf.maml import Weights, adapt_task, adapting_weights, apply_head, initial_weights
 from anil_tf.metrics import mean_and_ci95
-from anil_tf.model import ANIL
-from anil_tf.nil import answer_by_cosines
+from anil_tf.nil import predict_by_cosines
 from anil_tf.similarity import as_rows, linear_cka, svcca
 from anil_tf.support.json_files import write_json
 from anil_tf.training.run import FinishedRun
@@ -96,7 +96,9 @@ def list_blocks(backbone: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     }
 
 
-def compare_tasks(model: ANIL, sampler: EpisodeSampler, tasks: int, steps: int) -> dict[str, Any]:
+def compare_tasks(
+    model: EpisodicModel, sampler: EpisodeSampler, tasks: int, steps: int
+) -> dict[str, Any]:
     """`nil`, `freezing` and `similarity` over the sampler's first tasks.
 
     Freezing applies where the body adapts: `frozen` lists the layers that do not. Similarities are
@@ -108,11 +110,11 @@ def compare_tasks(model: ANIL, sampler: EpisodeSampler, tasks: int, steps: int) 
     depths = range(len(names) + 1) if model.adapts_body else ()
     answers = _make_answers(model, blocks, depths, sampler.ways, steps)
     probe = _make_probe(model, blocks, sampler.ways, steps)
-    cosines = tf.function(lambda inputs: answer_by_cosines(model, inputs, sampler.ways)[0])
+    cosines = tf.function(lambda inputs: predict_by_cosines(model, inputs, sampler.ways)[0])
 
     right: dict[Any, list[float]] = {key: [] for key in ("nil", *depths)}
     alike: dict[str, dict[str, list[float]]] = {
-        name: {"svcca": [], "cka": []} for name in (*names, HEAD)
+        name: {"svcca": [], "cka": []} for name in (*names, *([] if model.head is None else [HEAD]))
     }
     for index in tqdm(range(tasks), "Analysing", unit="task", disable=None):
         episode = sampler.episode(index)
@@ -152,7 +154,7 @@ def _mean(name: str, values: Sequence[float], prefix: str = "") -> dict[str, flo
 
 
 def _make_answers(
-    model: ANIL,
+    model: EpisodicModel,
     blocks: dict[str, list[keras.layers.Layer]],
     depths: Sequence[int],
     ways: int,
@@ -178,7 +180,7 @@ def _make_answers(
             for index, variable in enumerate(model.backbone.trainable_variables):
                 adapting[index] = adapting[index] and block_of[id(variable)] >= depth
             adapted = adapt_task(model, support, labels, initial, adapting, steps)
-            _, features = model.embed_task(support, query, adapted.body)
+            _, features = model.embedding.embed_task(support, query, adapted.body)
             logits[depth] = apply_head(model, adapted.head, features)
         return logits
 
@@ -186,7 +188,7 @@ def _make_answers(
 
 
 def _make_probe(
-    model: ANIL, blocks: dict[str, list[keras.layers.Layer]], ways: int, steps: int
+    model: EpisodicModel, blocks: dict[str, list[keras.layers.Layer]], ways: int, steps: int
 ) -> Callable[..., Any]:
     """Makes a function from a task to its queries' activations in every block and in the head.
 
@@ -208,12 +210,13 @@ def _make_probe(
     def activations(weights: Weights, support: tf.Tensor, query: tf.Tensor) -> list[tf.Tensor]:
         state = backbone.non_trainable_variables
         if model.norm == "support":
-            _, state = model.run_backbone(support, weights.body)
+            _, state = model.embedding.run(support, weights.body)
         (*layers, features), _ = probe.stateless_call(
-            order(weights.body, True), order(state, False), query, training=model.norm == "task"
+            order(weights.body, True), order(state, False), query, training=model.is_transductive
         )
-        features = tf.cast(features, tf.float32)
-        return [*layers, apply_head(model, weights.head, features)]
+        if model.head is None:
+            return layers
+        return [*layers, apply_head(model, weights.head, tf.cast(features, tf.float32))]
 
     @tf.function
     def both(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor) -> Any:

@@ -119,7 +119,7 @@ def train(
     import_tensorflow()
     from anil_tf.training.train import train as train_recipe
 
-    figures = train_recipe(recipe, output, data_dir, resume, strategy)
+    figures = train_recipe(recipe, output, data_dir=data_dir, resume=resume, strategy=strategy)
     click.echo(
         f"Trained {recipe.name} for {figures['steps']} steps in {figures['seconds']:.0f} s "
         f"({figures['images_per_second']:.0f} images/s). The run is in {output}"
@@ -185,7 +185,13 @@ def evaluate(
     }
     overrides = {name: value for name, value in chosen.items() if value is not None}
     figures = evaluate_path(
-        path, data_dir, overrides=overrides, split=split, seed=seed, runtime=runtime, nil=nil
+        path,
+        data_dir=data_dir,
+        overrides=overrides,
+        split=split,
+        seed=seed,
+        runtime=runtime,
+        nil=nil,
     )
     click.echo(describe(figures))
     write_json(json_path, figures)
@@ -211,7 +217,7 @@ def analyze(
     from anil_tf.training.analyze import analyze as analyze_run
     from anil_tf.training.analyze import format_analysis
 
-    figures = analyze_run(run, data_dir, tasks, split)
+    figures = analyze_run(run, data_dir=data_dir, tasks=tasks, split=split)
     click.echo(format_analysis(figures))
     click.echo(f"\nSaved in {run / 'analysis.json'} and {run / 'analysis.png'}")
     write_json(json_path, figures)
@@ -243,7 +249,14 @@ def report(
     import_tensorflow()
     from anil_tf.training.report import write_report
 
-    path = write_report(run, data_dir, bundle, output, episodes, json_path)
+    path = write_report(
+        run,
+        data_dir=data_dir,
+        bundle=bundle,
+        output=output,
+        episodes=episodes,
+        json_path=json_path,
+    )
     click.echo(
         f"Wrote {path} ({path.stat().st_size / 1e3:.0f} kB). Any browser opens it, without a "
         "network connection"

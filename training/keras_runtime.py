@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from anil_tf.model import ANIL
-from anil_tf.nil import answer_by_cosines
+from anil_tf.episodic import EpisodicModel
+from anil_tf.nil import predict_by_cosines
 from anil_tf.saving import load_model
 
 
@@ -28,7 +28,7 @@ class KerasRuntime:
 
     name = "keras"
 
-    def __init__(self, model: ANIL) -> None:
+    def __init__(self, model: EpisodicModel) -> None:
         self.model = model
         self.inner_lr = model.inner_lr.numpy().tolist()
         self.inner_steps = model.inner_steps
@@ -54,11 +54,11 @@ class KerasRuntime:
     def _predict_one(
         self, inputs: dict[str, tf.Tensor], ways: int, steps: int
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        before, after = self.model.answer(inputs, ways=ways, steps=steps)
+        before, after = self.model.adapt_and_predict(inputs, ways=ways, steps=steps)
         return before[0], after[0]
 
     def _score_one(self, inputs: dict[str, tf.Tensor], ways: int) -> tf.Tensor:
-        return answer_by_cosines(self.model, inputs, ways)[0]
+        return predict_by_cosines(self.model, inputs, ways)[0]
 
 
 def _inputs(episode: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:

@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from anil_tf.episodes import EpisodeSampler
+from anil_tf.episodic import EpisodicModel
 from anil_tf.maml import adapt_task, adapting_weights, initial_weights
-from anil_tf.model import ANIL
 from anil_tf.training.recipe import Recipe
 from anil_tf.training.train import build_model
 
@@ -48,7 +48,9 @@ def measure_speed(recipe: Recipe, sampler: EpisodeSampler) -> dict[str, Any]:
     return {"train_step": _time_in_turns(steps), "adaptation": _time_in_turns(loops)}
 
 
-def _make_adaptation(model: ANIL, support: tf.Tensor, labels: tf.Tensor) -> Callable[[], Any]:
+def _make_adaptation(
+    model: EpisodicModel, support: tf.Tensor, labels: tf.Tensor
+) -> Callable[[], Any]:
     """The adaptation of one task from its support images, as each algorithm does it best."""
 
     @tf.function
@@ -57,7 +59,7 @@ def _make_adaptation(model: ANIL, support: tf.Tensor, labels: tf.Tensor) -> Call
             initial = initial_weights(model)
             adapted = adapt_task(model, support, labels, initial, adapting_weights(model, initial))
             return [*adapted.body, *adapted.head]
-        features, _ = model.run_backbone(support)
+        features, _ = model.embedding.run(support)
         return model.adapt_head(features[tf.newaxis], labels[tf.newaxis])(features[tf.newaxis])
 
     return lambda: [value.numpy() for value in tf.nest.flatten(adapt(support, labels))]

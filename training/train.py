@@ -11,14 +11,17 @@ import numpy as np
 import tensorflow as tf
 
 import anil_tf
+from anil_tf.adaptive import AdaptiveModel
 from anil_tf.datasets.images import ClassImages
 from anil_tf.distribution import is_chief
+from anil_tf.episodic import EpisodicModel
 from anil_tf.maml import BOIL, MAML
 from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
 from anil_tf.model import ANIL
 from anil_tf.nil import NIL, Pretrained
 from anil_tf.support.files import clear_partial, replacing
 from anil_tf.support.json_files import write_json
+from anil_tf.support.keras_private import build_metrics
 from anil_tf.training.callbacks import (
     Checkpoint,
     Counter,
@@ -39,7 +42,7 @@ from anil_tf.training.recipe import Recipe, write_recipe
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import Samplers, make_samplers
 
-ALGORITHMS: dict[str, type[ANIL]] = {
+ALGORITHMS: dict[str, type[EpisodicModel]] = {
     "anil": ANIL,
     "maml": MAML,
     "boil": BOIL,
@@ -52,7 +55,7 @@ ALGORITHMS: dict[str, type[ANIL]] = {
 EXAMPLE_CLASSES, EXAMPLES_PER_CLASS = 10, 6
 
 
-def build_model(recipe: Recipe, labels: int | None = None) -> ANIL:
+def build_model(recipe: Recipe, labels: int | None = None) -> EpisodicModel:
     """The compiled model of a recipe, initialised from its seed.
 
     Args:
@@ -63,7 +66,10 @@ def build_model(recipe: Recipe, labels: int | None = None) -> ANIL:
     keras.utils.set_random_seed(recipe.seed)
     training, options = recipe.training, recipe.model.model_dump(exclude={"backbone"})
     regression = recipe.data.is_regression
-    model = ALGORITHMS[recipe.algorithm](
+    kind = ALGORITHMS[recipe.algorithm]
+    if not issubclass(kind, AdaptiveModel):  # it has no inner loop to set
+        options = {name: options[name] for name in ("loss", "norm") if name in options}
+    model = kind(
         recipe.model.backbone.build(recipe.data.image_shape),
         ways=1 if regression else labels or training.ways,
         **options,
@@ -168,7 +174,7 @@ def prepare(directory: RunDirectory, recipe: Recipe, classes: ClassImages | None
         save_examples(classes, directory.examples_file, recipe.seed)
 
 
-def fit(recipe: Recipe, model: ANIL, samplers: Samplers, run: TrainingRun) -> None:
+def fit(recipe: Recipe, model: EpisodicModel, samplers: Samplers, run: TrainingRun) -> None:
     """Trains a run from its current state to its end, or until it is asked to stop.
 
     Args:
@@ -202,7 +208,7 @@ def fit(recipe: Recipe, model: ANIL, samplers: Samplers, run: TrainingRun) -> No
             )
             if within:  # the metrics must exist before their values are restored
                 with strategy.scope():
-                    model._symbolic_build(data_batch=next(iter(episodes)))
+                    build_metrics(model, next(iter(episodes)))
             model.fit(
                 episodes,
                 epochs=epoch + epochs,

@@ -1,10 +1,10 @@
 """`glyphs`: letters of five scripts, drawn from the DejaVu fonts that matplotlib ships.
 
-A TFDS data set that needs no download. A class is a letter that stands in all 12 faces; accented
-letters are left out, since most differ by a dot or a stroke alone. Letters that look alike in any
-face (Latin A, Greek Alpha, Cyrillic A; c and C) are one class, that of the first script. Scripts
-are not shared between the splits: Latin and Cyrillic train, Greek validates, Armenian and Georgian
-test: 298, 31 and 98 classes.
+A TFDS data set that needs no download. A class is a letter that all 12 faces contain. Accented
+letters are left out, because most differ only by a dot or a stroke. Letters that look the same in
+any face (Latin A, Greek Alpha, Cyrillic A; c and C) are one class, that of the first script. The
+splits do not share scripts: Latin and Cyrillic for training (298 classes), Greek for validation
+(31), Armenian and Georgian for the test (98).
 """
 
 import functools
@@ -22,8 +22,8 @@ SCRIPTS = {
     "validation": ("Greek",),
     "test": ("Armenian", "Georgian"),
 }
-# Written out, not worked out when it runs: a label must be the same letter whatever renders it.
-# The tests derive the table from the fonts again.
+# Written out, not computed: a label must be the same letter whatever renders it. The tests derive
+# the table from the fonts again.
 LETTERS = {
     "Latin": (
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghikmnpqrtuyÆÐØÞßæðþđĦħŁłŊŒœŦŧƀƁƂƃƄƅƆƇƊƋƌƍƎƏƐƑƒƓƔ"
@@ -53,7 +53,7 @@ def _font(face: int) -> ImageFont.FreeTypeFont:
 
 
 def script_of(name: str) -> str:
-    """The script of a class: `"Greek"` of `"Greek_U+03B1"`."""
+    """The script of a class: `"Greek"` for `"Greek_U+03B1"`."""
     return name.split("_")[0]
 
 

@@ -14,19 +14,19 @@ def load_folder(
     """Classes of a folder tree.
 
     Args:
-        root: `train`, `val` and `test` folders with one folder a class in each; or one folder a
-            class, which `rule` splits.
-        wanted: Which of `train`, `val` and `test` to read.
-        image_shape: Height, width, channels that every image is brought to.
-        rule: How classes are split that the tree does not split itself.
+        root: Folder with `train`, `val` and `test` folders, each with one folder per class; or with
+            one folder per class, which `rule` splits.
+        wanted: Splits to read, of `train`, `val` and `test`.
+        image_shape: Height, width and channels of the images returned.
+        rule: Rule that splits classes that the tree does not split.
 
     Returns:
         The classes of each wanted split.
 
     Raises:
-        FileNotFoundError: `root` is not there.
-        ValueError: The tree is not as described, a class is in two splits, or an image does not
-            decode.
+        FileNotFoundError: `root` does not exist.
+        ValueError: The tree is not as described, a class is in two splits, or an image cannot be
+            decoded.
     """
     if folder.has_splits(root):
         files = {split: folder.list_classes(root / split) for split in SPLITS}
@@ -51,13 +51,13 @@ def load_tfds(
     """Classes of a TFDS data set.
 
     Args:
-        name: As in `tfds.load`.
-        wanted: Which of `train`, `val` and `test` to read.
-        image_shape: Height, width, channels that every image is brought to.
-        rule: How pooled classes are split.
-        data_dir: Where TFDS keeps its data; its own default otherwise.
-        subsets: TFDS splits to pool, whose classes `rule` then splits. Without it, TFDS's own
-            `train`, `validation` and `test` are taken, which must not share a class.
+        name: Name of the data set in TFDS.
+        wanted: Splits to read, of `train`, `val` and `test`.
+        image_shape: Height, width and channels of the images returned.
+        rule: Rule that splits pooled classes.
+        data_dir: Folder where TFDS keeps its data; TFDS's own default otherwise.
+        subsets: TFDS splits to pool, whose classes `rule` then splits. By default TFDS's own
+            `train`, `validation` and `test` are used, which must not share a class.
 
     Returns:
         The classes of each wanted split.

@@ -13,13 +13,13 @@ SPLITS = ("train", "val", "test")
 def random_split(
     names: Sequence[str], sizes: Sequence[float] = (64, 16, 20), seed: int = 0
 ) -> dict[str, list[str]]:
-    """Shuffles the classes and cuts them in three.
+    """Shuffles the classes and splits them in three.
 
     Args:
-        names: All classes; their order does not matter.
+        names: Names of all classes, in any order.
         sizes: Shares of train, val and test, scaled to the number of classes: `(1100, 100, 423)`
             of 1,623 characters gives exactly these numbers.
-        seed: Of the shuffle.
+        seed: Seed for the shuffle.
 
     Returns:
         Class names of each split.
@@ -44,14 +44,14 @@ def random_split(
 
 
 def csv_split(folder: Path, names: Sequence[str]) -> dict[str, list[str]]:
-    """Reads `train.csv`, `val.csv` and `test.csv`: a `label` column, one class or one image a row.
+    """Reads a split from `train.csv`, `val.csv` and `test.csv`.
 
-    These are the files that Ravi & Larochelle (2017) publish for mini-ImageNet; only their labels
-    are used.
+    Each file has a `label` column and one row per class or per image. Ravi & Larochelle (2017)
+    publish such files for mini-ImageNet; only the labels are used.
 
     Args:
-        folder: Where the three files lie.
-        names: All classes there are images of.
+        folder: Folder of the three files.
+        names: Names of all classes that have images.
 
     Returns:
         Class names of each split.
@@ -84,12 +84,12 @@ def csv_split(folder: Path, names: Sequence[str]) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How classes that come in one heap are split: by CSV files if given, else at random.
+    """Rule that splits classes: by CSV files if given, else at random.
 
     Attributes:
         class_lists: Folder of `train.csv`, `val.csv` and `test.csv`.
         sizes: Shares of train, val and test in a random split.
-        seed: Of a random split.
+        seed: Seed of a random split.
     """
 
     class_lists: Path | None = None

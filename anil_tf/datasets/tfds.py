@@ -19,13 +19,14 @@ def read_tfds(
 ) -> ClassImages:
     """Reads the images of some TFDS splits, grouped by label.
 
-    What is not prepared yet TFDS prepares first; that needs a network for all but `glyphs`.
+    TFDS first prepares a data set that is not prepared yet; except for `glyphs` this needs a
+    network.
 
     Args:
-        name: As in `tfds.load`: `"omniglot"`, `"cifar100"`, `"glyphs"`, ...
+        name: Name of the data set in TFDS: `"omniglot"`, `"cifar100"`, `"glyphs"`, ...
         subsets: TFDS splits to pool, such as `("train", "test")`.
-        image_shape: Height, width, channels that every image is brought to.
-        data_dir: Where TFDS keeps its data; TFDS's own default otherwise.
+        image_shape: Height, width and channels of the images returned.
+        data_dir: Folder where TFDS keeps its data; TFDS's own default otherwise.
 
     Raises:
         ValueError: The data set is unknown, or has no `image` and `label`, or lacks a split, or
@@ -45,10 +46,10 @@ def read_tfds(
         raise ValueError(
             f"{name} has no {sorted(missing)} feature. Received: {builder.info.features}"
         )
-    if not sys.stderr.isatty():  # where TFDS would write a line for every hundredth
+    if not sys.stderr.isatty():  # TFDS would write a line for every hundredth
         tfds.disable_progress_bar()
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the figures of a command
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the results of a command
             builder.download_and_prepare()
     except (OSError, tfds.download.DownloadError) as error:
         raise ValueError(

@@ -1,1 +1,1 @@
-"""What the packages share and no user imports: files, hints, messages of native libraries."""
+"""Shared internals: files, hints, messages of native libraries. Users import nothing from here."""

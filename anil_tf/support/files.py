@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, then renamed into it."""
+"""Atomic writes: a file is written under a temporary name, then renamed."""
 
 import contextlib
 import os
@@ -7,23 +7,23 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-_PART = ".part"
+_PART = ".anil-part"  # no other program names its files so
 _UNFINISHED = re.compile(rf"\..+\.\d+{re.escape(_PART)}(\.\w+)?")  # as `replacing` names them
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path to write to, whose file takes the place of `path` when the block ends.
+    """Context manager that yields a temporary path, whose file replaces `path` at the end.
 
-    A reader finds the old file or the new one, never half of it; so does whoever comes after a
-    crash, a full disk or a loss of power. What is no plain file, such as `/dev/stdout`, and a link
-    are written straight.
+    A reader finds the old file or the new one, never a part of it, also after a crash, a full disk
+    or a loss of power. A link, or anything that is not a plain file, such as `/dev/stdout`, is
+    written directly.
 
     Args:
-        path: The file to write, in a folder that exists.
+        path: File to write, in a folder that exists.
 
     Raises:
-        OSError: The file cannot be written: it is named, and what was there is left as it was.
+        OSError: The file cannot be written. It is named, and an existing file is unchanged.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
         yield path
@@ -55,7 +55,7 @@ def clear_partial(folder: Path) -> None:
 
 
 def _system_error(error: BaseException | None) -> OSError | None:
-    """The error of the operating system behind an error: of archives, closing hides the first."""
+    """The operating system's error behind an error; closing an archive can hide it."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error

@@ -1,4 +1,4 @@
-"""Hints for the user of the command line: what to do next, and what was probably meant."""
+"""Hints on the command line: the next command, and the word that was probably meant."""
 
 import difflib
 import shlex
@@ -9,14 +9,14 @@ import click
 
 
 def say_next(*words: str | Path) -> None:
-    """Says which command of `anil` comes next; on stderr, so that stdout holds results alone."""
+    """Prints the next command of `anil` on stderr, so that stdout holds only results."""
     click.echo(f"Next: {shlex.join(['anil', *map(str, words)])}", err=True)
 
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """The known words that were probably meant; none where no word is similar.
+    """The known words that were probably meant; none if no known word is near.
 
-    A dotted word is similar to a word that ends like it: `training.steps` to `steps`.
+    A dotted word is near to one with the same end: `training.steps` to `steps`.
     """
     known = list(known)
     same_end = [name for name in known if name.split(".")[-1] == word.split(".")[-1]]
@@ -24,6 +24,6 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'steps'?"` with the nearest known words, or nothing where none is similar."""
+    """A question such as `" Did you mean 'steps'?"`, or nothing if no known word is near."""
     near = nearest(word, known)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -1,4 +1,4 @@
-"""The JSON files that a command or a run writes, and how a run's are read."""
+"""The JSON files that a command or a run writes, and how they are read."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def write_json(path: Path | None, figures: Any) -> None:
-    """Writes indented JSON in UTF-8; does nothing without a path, as when `--json` is not given."""
+def write_json(path: Path | None, values: Any) -> None:
+    """Writes values as indented JSON in UTF-8; does nothing without a path."""
     if path is None:
         return
-    text = json.dumps(figures, indent=2, ensure_ascii=False)
+    text = json.dumps(values, indent=2, ensure_ascii=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Names that a package hands on, imported when they are first used."""
+"""Names of a package that are imported when they are first used."""
 
 import importlib
 import sys
@@ -13,7 +13,7 @@ def hand_on(
 
     Args:
         package: Name of the package, its `__name__`.
-        targets: Where each name comes from: `"module:attribute"`, or `"module"` for a whole module.
+        targets: Source of each name: `"module:attribute"`, or `"module"` for a whole module.
 
     Returns:
         The two functions.

@@ -10,17 +10,17 @@ from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-USER_ERRORS = (ImportError, KeyboardInterrupt, OSError, ValueError)  # told in a line of their own
+USER_ERRORS = (ImportError, KeyboardInterrupt, OSError, ValueError)  # reported in one line
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow for a command, without what its import writes to stderr.
+    """Imports TensorFlow without the messages that its import writes to stderr.
 
     Some lines (`All log messages before absl::InitializeLog()`, `Could not find cuda drivers`) are
-    written before TensorFlow reads `TF_CPP_MIN_LOG_LEVEL`: nothing but the file descriptor stops
-    them (https://github.com/tensorflow/tensorflow/issues/100442).
+    written before TensorFlow reads `TF_CPP_MIN_LOG_LEVEL`. Only redirecting the file descriptor
+    stops them (https://github.com/tensorflow/tensorflow/issues/100442).
     """
-    # Where it is not installed, whoever needs it says so.
+    # Where it is not installed, the code that needs it says so.
     if "tensorflow" not in sys.modules and importlib.util.find_spec("tensorflow"):
         with stderr_suppressed():
             import tensorflow  # noqa: F401

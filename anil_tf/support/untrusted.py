@@ -1,6 +1,6 @@
-"""Files that a stranger may have made: read without pickle, without code, with sizes bounded.
+"""Readers for untrusted files: without pickle, without code, with bounded sizes.
 
-Each reader raises `ValueError` for whatever is not as it should be, and writes nothing.
+Each reader raises `ValueError` for anything invalid, and writes nothing.
 """
 
 import math
@@ -27,7 +27,7 @@ def read_bytes(path: Path, most: int = TEXT_BYTES) -> bytes:
     """The bytes of a file.
 
     Raises:
-        ValueError: There are more than `most`.
+        ValueError: The file is larger than `most` bytes.
     """
     with path.open("rb") as file:
         content = file.read(most + 1)
@@ -40,7 +40,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file.
 
     Raises:
-        ValueError: It is not TOML, too large, or nested too deeply.
+        ValueError: The file is not TOML, too large, or nested too deeply.
     """
     try:
         return tomllib.loads(read_bytes(path).decode("utf-8"))
@@ -53,11 +53,12 @@ def read_toml(path: Path) -> dict[str, Any]:
 def read_arrays(path: Path, most: int = ARRAYS_BYTES) -> dict[str, np.ndarray]:
     """The arrays of an `.npz` file: numbers and text, no objects.
 
-    An array's header is held against the bytes that there are before memory is taken for it.
+    The size in an array's header is compared with the available bytes before memory is allocated.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no such file, is damaged, or holds more than `most` bytes.
+        ValueError: The file is not an archive of arrays, is damaged, or holds more than `most`
+            bytes.
     """
     try:
         # Opened here, since a damaged archive would be left open.
@@ -73,15 +74,15 @@ def read_arrays(path: Path, most: int = ARRAYS_BYTES) -> dict[str, np.ndarray]:
 
 
 def check_members(archive: zipfile.ZipFile, allowed: re.Pattern[str], most: int) -> None:
-    """Checks the names and the sizes of an archive before anything of it is unpacked.
+    """Checks the names and sizes in an archive before unpacking anything.
 
     Args:
-        archive: The archive, open.
+        archive: Archive, open for reading.
         allowed: Pattern that every name must match in full.
-        most: Bytes that all members may have together, unpacked.
+        most: Largest total size of all members in bytes, unpacked.
 
     Raises:
-        ValueError: A name is not allowed or comes twice, or the members are too large.
+        ValueError: A name is not allowed or occurs twice, or the members are too large.
     """
     names = archive.namelist()
     if len(set(names)) != len(names):

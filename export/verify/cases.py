@@ -105,7 +105,7 @@ def list_cases(
         adapted = adapt(rows, labels, v.kernel, v.bias, rate, steps)
         yield _predict(query.astype(np.float32), adapted)
         yield _adapt_and_predict(
-            images, labels, (support, query), head, rate, steps, balanced, v.rounding
+            images, labels, (support, query), head, rate, steps, balanced, float(v.rounding)
         )
 
 

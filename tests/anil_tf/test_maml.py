@@ -48,8 +48,9 @@ class Float64Model:
 
     def __init__(self, inner_lr: tf.Tensor) -> None:
         self.inner_lr = inner_lr
+        self.embedding = self
 
-    def run_backbone(self, images, weights):
+    def run(self, images, weights):
         return tf.tanh(tf.matmul(images, weights[0])), []
 
 
@@ -72,7 +73,7 @@ def engine(values, labels, query_labels, adapting):
     model = Float64Model(values["rate"])
     start = Weights([values["hidden"]], [values["kernel"], values["bias"]])
     adapted = adapt_task(model, values["support"], labels, start, adapting)
-    features, _ = model.run_backbone(values["query"], adapted.body)
+    features, _ = model.run(values["query"], adapted.body)
     logits = features @ adapted.head[0] + adapted.head[1]
     return tf.reduce_mean(cross_entropy(query_labels, logits))
 
@@ -119,7 +120,9 @@ def test_second_order_gradients_of_maml_and_boil_agree_with_finite_differences(a
 def test_maml_of_the_head_answers_as_anil(norm):
     anil, maml = make(ANIL, norm=norm), make(HeadOnly, norm=norm)
     inputs, _ = draw_tasks()
-    for first, second in zip(anil.answer(inputs), maml.answer(inputs), strict=True):
+    for first, second in zip(
+        anil.adapt_and_predict(inputs), maml.adapt_and_predict(inputs), strict=True
+    ):
         np.testing.assert_allclose(second, first, atol=1e-5)
 
 
@@ -188,7 +191,9 @@ def test_first_order_maml_takes_other_gradients_of_the_same_loss():
     for first_order in (False, True):
         model = make(MAML, first_order=first_order)
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(cross_entropy(labels, model.answer(inputs, training=True)[1]))
+            loss = tf.reduce_mean(
+                cross_entropy(labels, model.adapt_and_predict(inputs, training=True).after)
+            )
         results.append((loss, tape.gradient(loss, model.head.kernel)))
     assert float(results[0][0]) == pytest.approx(float(results[1][0]), rel=1e-6)
     assert np.abs(results[0][1] - results[1][1]).max() > 1e-3

@@ -116,12 +116,17 @@ def test_what_is_no_plain_file_is_written_straight(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_cleared_and_nothing_of_the_users(tmp_path):
-    theirs = {"model.keras", ".film.part", ".notes.part.txt", ".part", ".party.2024.txt"}
-    for name in (*theirs, ".model.123.part.keras", ".recipe.7.part.toml", ".head.42.part"):
+    theirs = {"model.keras", ".film.part", ".film.2024.part", ".notes.anil-part.txt", ".anil-part"}
+    for name in (
+        *theirs,
+        ".model.123.anil-part.keras",
+        ".recipe.7.anil-part.toml",
+        ".head.4.anil-part",
+    ):
         (tmp_path / name).write_text("")
-    (tmp_path / ".folder.1.part").mkdir()
+    (tmp_path / ".folder.1.anil-part").mkdir()
     clear_partial(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == theirs | {".folder.1.part"}
+    assert {path.name for path in tmp_path.iterdir()} == theirs | {".folder.1.anil-part"}
 
 
 def test_old_checkpoints_are_deleted_and_nothing_of_the_users(tmp_path):

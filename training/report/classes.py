@@ -122,7 +122,8 @@ def view_features(tested: FinishedRun) -> FeatureView | None:
     available = len(tested.classes.names)
     chosen = rng.permutation(available)[:SHOWN_CLASSES]
     images = [tested.classes.of(index)[:SHOWN_IMAGES] for index in chosen]
-    features = tested.runtime.model.features(tf.constant(np.concatenate(images))).numpy()
+    embedding = tested.runtime.model.embedding
+    features = embedding.embed_images(tf.constant(np.concatenate(images))).numpy()
     points, explained = project(features)
     return FeatureView(
         tuple(tested.classes.names[index] for index in chosen),

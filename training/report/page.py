@@ -5,6 +5,7 @@ from pathlib import Path
 
 from anil_tf.export.bundle import weights_digest
 from anil_tf.export.manifest import Manifest, Parity, read_manifest
+from anil_tf.support.files import replacing
 from anil_tf.support.json_files import read_json, write_json
 from anil_tf.training.report import html, sections
 from anil_tf.training.report.advice import advise
@@ -44,7 +45,8 @@ def write_report(
     measured = measure_run(tested, episodes)
     text = render(measured, bundle, manifest)
     output = tested.directory.report_file if output is None else output
-    output.write_text(text, encoding="utf-8")
+    with replacing(output) as partial:
+        partial.write_text(text, encoding="utf-8")
     write_json(json_path, measured.to_json())
     return output
 
