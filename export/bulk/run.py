@@ -94,7 +94,7 @@ def adapt_many(
 
     Example:
         summary = adapt_many("bundle", "tasks.parquet", "heads")
-        for task, head in read_heads("heads", read_manifest("bundle")):
+        for task, head in read_heads("heads", read_manifest(Path("bundle"))):
             store.put(str(task), head)
     """
     if runner not in ("local", "ray"):
