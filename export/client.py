@@ -3,8 +3,7 @@
 The server holds the backbone; a head, a few kilobytes, is held by whoever asked for it (see
 `head_store`). No replica of the server knows any caller, so any of them can answer any request.
 
-    manifest = Manifest.model_validate_json(Path("manifest.json").read_bytes())
-    with FewShotClient("grpc://localhost:8500", manifest) as client:
+    with FewShotClient("grpc://localhost:8500", "bundle/manifest.json") as client:
         head = client.learn(images, labels)
         probabilities = client.predict(new_images, head)
 """
@@ -12,6 +11,7 @@ The server holds the backbone; a head, a few kilobytes, is held by whoever asked
 import importlib
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,13 +19,11 @@ import numpy as np
 
 from anil_tf.datasets.inputs import Images, check_integer_labels, list_images, read_pixels
 from anil_tf.export.head import Head
-from anil_tf.export.manifest import Manifest
-from anil_tf.export.runtime import Adaptation
+from anil_tf.export.manifest import Manifest, parse_manifest
+from anil_tf.export.runtime.base import BATCH, Adaptation
 from anil_tf.export.serving.files import served_name
 from anil_tf.export.serving.transport import Transport
 from anil_tf.export.signatures import bind
-
-BATCH = 32  # images a request: 0.7 MB of 84 x 84 colour images
 
 
 class FewShotClient:
@@ -35,7 +33,8 @@ class FewShotClient:
         url: `grpc://host:port` or `grpcs://` (with TLS), `http://host:port` or `https://`. gRPC is
             the faster by far, its tensors being binary; REST needs neither TensorFlow nor gRPC.
             `grpc://dns:///name:port` reaches all replicas that a name stands for.
-        manifest: Of the bundle that the server has.
+        manifest: Manifest of the bundle that the server has; or the path of its `manifest.json`, or
+            of a copy of the bundle.
         model: The name that it is served under; that of the bundle's own `serving/models.config`
             by default.
         features_model: The name of a model with the signature `features` alone, whose requests the
@@ -44,17 +43,20 @@ class FewShotClient:
 
     Raises:
         ImportError: What this protocol needs is not installed.
-        ValueError: The URL has another form.
+        FileNotFoundError: There is no manifest at the path.
+        ValueError: The URL has another form, or the manifest is invalid.
     """
 
     def __init__(
         self,
         url: str,
-        manifest: Manifest,
+        manifest: Manifest | str | Path,
         model: str | None = None,
         features_model: str | None = None,
         timeout: float = 30.0,
     ):
+        if not isinstance(manifest, Manifest):
+            manifest = parse_manifest(Path(manifest))
         self.manifest = manifest
         self.model = model or served_name(manifest.name)
         self.features_model = features_model or self.model
@@ -163,10 +165,7 @@ class FewShotClient:
             ServingError: The server refused, or did not answer in time.
             ValueError: The head was made with another backbone, or the images do not fit the model.
         """
-        if head.backbone_sha256 != self.manifest.backbone_sha256:
-            raise ValueError(
-                f"The head was made with another backbone than that of {self.manifest.name!r}"
-            )
+        head.check_backbone(self.manifest)
         features = self.features(images)
         answer = self.call("predict", features=features, kernel=head.kernel, bias=head.bias)
         return answer["probabilities"]
@@ -179,8 +178,8 @@ class FewShotClient:
     ) -> np.ndarray:
         """Probabilities `[B, N]` of query images after learning from support images, in one call.
 
-        The settings are the bundle's own. A `shared` head has as many classes as the largest label
-        says, and a negative label leaves its image out.
+        For episodes whose head nobody keeps. The settings are the bundle's own. A `shared` head has
+        one class more than the largest label, and an image with a negative label is left out.
 
         Raises:
             ServingError: The server refused, or did not answer in time.

@@ -58,6 +58,17 @@ class Head(NamedTuple):
             for label, name in enumerate(self.names)
         }
 
+    def check_backbone(self, manifest: Manifest) -> None:
+        """Check that the head was made with the backbone of a bundle.
+
+        Raises:
+            ValueError: It was made with another one.
+        """
+        if self.backbone_sha256 != manifest.backbone_sha256:
+            raise ValueError(
+                f"The head was made with another backbone than that of {manifest.name!r}"
+            )
+
     def write(self, path: Path) -> None:
         """Write the head as an `.npz` file."""
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,8 @@ from tqdm.auto import tqdm
 from anil_tf.datasets.inputs import Images, class_names, list_images, read_pixels
 from anil_tf.datasets.pictures import order_names
 from anil_tf.export.head import Head, fit_head, read_head
-from anil_tf.export.runtime.base import Adaptation
+from anil_tf.export.runtime.base import BATCH, Adaptation
 from anil_tf.export.runtime.onnx import OnnxRuntime
-
-BATCH = 32  # images a call of the backbone
 
 
 class Predictor:
@@ -100,13 +98,16 @@ class Predictor:
         """Height, width and channels of the images."""
         return self.runtime.image_shape
 
-    def learn(self, images: Images, labels: Iterable[Any]) -> None:
+    def learn(self, images: Images, labels: Iterable[Any]) -> Head:
         """Learn classes from labelled images; those known before are forgotten.
 
         Args:
             images: Images of all the classes, in any order.
             labels: The name of the class of each image. Whole numbers are names too; classes that
                 are all named by numbers are in the order of the numbers.
+
+        Returns:
+            The head, which the predictor keeps too.
 
         Raises:
             ValueError: There are fewer than two classes, images and labels do not fit, or labels
@@ -123,17 +124,35 @@ class Predictor:
             raise ValueError(f"labels must name at least 2 classes. Received: {classes.tolist()}")
         features = self.features(images)
         self._fit({str(name): features[names == name] for name in classes})
+        return self._learned()
 
-    def add_class(self, name: str, images: Images) -> None:
-        """Learn one class more; one of that name is learned from these images alone."""
-        self.change(add={name: images})
+    def add_class(self, name: str, images: Images) -> Head | None:
+        """Learn one class more; one of that name is learned from these images alone.
 
-    def remove_class(self, name: str) -> None:
-        """Forget a class, and the features of its images."""
-        self.change(remove=[name])
+        Returns:
+            The head; None while there are fewer than two classes.
+        """
+        return self.change(add={name: images})
 
-    def change(self, add: Mapping[str, Images] | None = None, remove: Collection[str] = ()) -> None:
+    def remove_class(self, name: str) -> Head | None:
+        """Forget a class, and the features of its images.
+
+        Returns:
+            The head; None if fewer than two classes are left.
+        """
+        return self.change(remove=[name])
+
+    def change(
+        self, add: Mapping[str, Images] | None = None, remove: Collection[str] = ()
+    ) -> Head | None:
         """Forget some classes and learn others, in one fit.
+
+        Args:
+            add: Images of each class to learn, by its name.
+            remove: Names of the classes to forget.
+
+        Returns:
+            The head; None while there are fewer than two classes.
 
         Raises:
             ValueError: There is no class of that name to forget; the head keeps no features to
@@ -152,6 +171,7 @@ class Predictor:
                 "Learn all its classes from images"
             )
         self._fit(kept | self._embed(add or {}))
+        return self.head
 
     def _embed(self, classes: Mapping[str, Images]) -> dict[str, np.ndarray]:
         """Features of each class; all images go through the backbone together."""
@@ -201,13 +221,20 @@ class Predictor:
     def _list(self, images: Images) -> np.ndarray | list[Any]:
         return list_images(images, self.runtime.manifest.image_shape)
 
-    def predict(self, images: Images) -> np.ndarray:
-        """Probabilities float32 `[n, N]` of n images, in the order of `names`; `[1, N]` of one.
+    def predict(self, images: Images, head: Head | None = None) -> np.ndarray:
+        """Probabilities float32 `[n, N]` of n images, in the order of the head's names.
+
+        Args:
+            images: Images to classify; a single one gives `[1, N]`.
+            head: A head of this bundle, such as another user's; the predictor's own by default.
 
         Raises:
-            ValueError: Fewer than two classes were learned, or an image does not fit.
+            ValueError: Fewer than two classes were learned, an image does not fit, or the head was
+                made with another backbone.
         """
-        head = self._learned()
+        if head is None:
+            head = self._learned()
+        head.check_backbone(self.runtime.manifest)
         return self.runtime.predict(self.features(images), head.kernel, head.bias)[1]
 
     def save(self, path: str | Path) -> None:

@@ -235,7 +235,7 @@ function predict() {
           const used = head;
           const answer =
             used && !paper.isBlank
-              ? (await model.classify([toPixels(paper.read(), model.imageShape)], used))[0]
+              ? (await model.predict([toPixels(paper.read(), model.imageShape)], used))[0]
               : null;
           if (used === head) showProbabilities(answer);
         }

@@ -31,7 +31,7 @@ async function main([bundle, support, ...files]) {
   console.log(`Learned ${names.join(", ")} from ${images.length} images`);
   if (head.warning) console.error(`Warning: ${head.warning}`);
 
-  (await model.classify(queries, head)).forEach((probabilities, i) => {
+  (await model.predict(queries, head)).forEach((probabilities, i) => {
     const ranked = names.map((name, label) => [name, probabilities[label]]);
     ranked.sort((a, b) => b[1] - a[1]);
     const shown = ranked.map(([name, probability]) => `${name} ${probability.toFixed(3)}`);

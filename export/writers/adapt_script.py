@@ -4,7 +4,7 @@
     python adapt.py learn DIR --output head.npz                  DIR/class-name/*.jpg
     python adapt.py learn DIR --from head.npz --output more.npz  adds the classes in DIR
     python adapt.py learn --from head.npz --remove NAME --output fewer.npz
-    python adapt.py classify --head head.npz IMAGE...
+    python adapt.py predict --head head.npz IMAGE...
 
 Lies in the folder of the exported model that it runs. Needs: pip install numpy onnxruntime pillow
 and, for pictures in HEIC: pip install pillow-heif
@@ -122,7 +122,7 @@ def learn(arguments: argparse.Namespace) -> None:
         print("Warning: the loss rose: the head may classify wrongly.", file=sys.stderr)
 
 
-def classify(arguments: argparse.Namespace) -> None:
+def predict(arguments: argparse.Namespace) -> None:
     """Print the classes of images, the most likely first."""
     head = read_head(arguments.head)
     inputs = {
@@ -140,17 +140,17 @@ def main() -> None:
     """Run the command; a mistake of the user is one line and exit status 2."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    commands = parser.add_subparsers(required=True, metavar="learn | classify")
+    commands = parser.add_subparsers(required=True, metavar="learn | predict")
     command = commands.add_parser("learn", help="learn the classes of a folder")
     command.add_argument("folder", metavar="DIR", type=Path, nargs="?", help="a folder a class")
     command.add_argument("--from", dest="known", type=Path, metavar="HEAD", help="to add to")
     command.add_argument("--remove", action="append", default=[], metavar="NAME", help="forget it")
     command.add_argument("--output", type=Path, required=True, metavar="HEAD", help="to write")
     command.set_defaults(function=learn)
-    command = commands.add_parser("classify", help="name the classes of images")
+    command = commands.add_parser("predict", aliases=["classify"], help="classify images")
     command.add_argument("--head", type=Path, required=True, help="written by learn")
     command.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
-    command.set_defaults(function=classify)
+    command.set_defaults(function=predict)
     arguments = parser.parse_args()
     try:
         arguments.function(arguments)

@@ -1,6 +1,6 @@
 """Tiny runs, random but not trivial, and their bundles, made once a session."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,18 @@ def per_class_bundle(made_once: Callable[..., Path]) -> Path:
         export_bundle(make_run(folder / "run", "per_class"), folder / "bundle")
 
     return made_once("per-class-bundle", export) / "bundle"
+
+
+@pytest.fixture(scope="module")
+def more_runtimes(bundle: Path, per_class_bundle: Path) -> Iterator[None]:
+    """Adds the runtimes that only the tests have; no bundle is exported meanwhile."""
+    from anil_tf.export.runtime import RUNTIMES
+    from tests.export.more_runtimes import MORE_RUNTIMES
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, entry in MORE_RUNTIMES.items():
+            patch.setitem(RUNTIMES, name, entry)
+        yield
 
 
 @pytest.fixture(scope="session")

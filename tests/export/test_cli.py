@@ -80,10 +80,10 @@ def test_verify_prints_a_line_a_runtime_and_writes_every_check(bundle, tmp_path)
 
 def test_verify_exits_with_1_when_a_check_fails(bundle, tmp_path):
     from anil_tf.export.manifest import list_files, read_manifest
-    from anil_tf.export.verify.episodes import Verification
+    from anil_tf.export.verify.episodes import ReferenceEpisodes
 
     copy = shutil.copytree(bundle, tmp_path / "copy")
-    episodes = Verification.read(copy)
+    episodes = ReferenceEpisodes.read(copy)
     episodes._replace(query_features=episodes.query_features + 1.0).write(copy)
     read_manifest(bundle).model_copy(update={"files": list_files(copy)}).write(copy)
     result = anil("verify", copy)

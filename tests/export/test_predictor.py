@@ -92,6 +92,27 @@ def test_a_class_removed_leaves_no_trace(bundle, predictor, drawings):
     assert_same_head(predictor.head, two.head)
 
 
+def test_every_change_returns_the_head_that_is_kept(bundle, predictor, drawings):
+    assert predictor.remove_class("light") is predictor.head
+    assert predictor.add_class("light", drawings["light"]) is predictor.head
+    images = np.concatenate([drawings["dark"], drawings["light"]])
+    learned = predictor.learn(images, ["dark"] * 3 + ["light"] * 3)
+    assert learned is predictor.head and learned.names == ("dark", "light")
+    assert predictor.remove_class("dark") is None
+
+
+def test_another_head_of_the_bundle_predicts_and_one_of_another_backbone_is_refused(
+    bundle, predictor, drawings
+):
+    other = Predictor(bundle, steps=200)
+    images = drawings["grey"]
+    rows = other.predict(images, predictor.head)
+    np.testing.assert_array_equal(rows, predictor.predict(images))
+    assert other.head is None
+    with pytest.raises(ValueError, match="made with another backbone than that of 'tiny'"):
+        other.predict(images, predictor.head._replace(backbone_sha256="0" * 64))
+
+
 def test_a_saved_head_goes_on(bundle, predictor, drawings, tmp_path):
     predictor.save(tmp_path / "head.npz")
     again = Predictor(bundle, tmp_path / "head.npz", steps=200)

@@ -364,6 +364,20 @@ def test_a_server_that_is_not_there_is_unavailable(served, scheme):
     assert failure.value.code == "UNAVAILABLE"
 
 
+def test_a_client_opens_a_manifest_by_its_path_or_a_folder(served):
+    for path in (served.bundle, served.bundle / "manifest.json", str(served.bundle)):
+        with FewShotClient("http://localhost:1", path) as client:
+            assert client.manifest == served.manifest
+
+
+def test_a_path_without_a_manifest_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="manifest.json"):
+        FewShotClient("http://localhost:1", tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not a valid manifest"):
+        FewShotClient("http://localhost:1", tmp_path)
+
+
 @pytest.mark.parametrize("url", ["localhost:8500", "ftp://localhost", "grpc://", ""])
 def test_another_form_of_url_is_refused(served, url):
     with pytest.raises(ValueError, match="url must be grpc://host:port"):

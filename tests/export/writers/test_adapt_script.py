@@ -112,7 +112,7 @@ def test_heads_of_either_are_read_by_the_other(adapt, bundle, pictures, tmp_path
     ours, theirs = tmp_path / "ours.npz", tmp_path / "theirs.npz"
     files = [pictures / name / "0.jpg" for name in BRIGHTNESS]
     anil("adapt", bundle, "--support", pictures, "--output", theirs, "--steps", 300)
-    lines = succeeded(adapt("classify", "--head", theirs, *files)).splitlines()
+    lines = succeeded(adapt("predict", "--head", theirs, *files)).splitlines()
     assert [line.split(": ")[1].split()[0] for line in lines] == list(BRIGHTNESS)
 
     succeeded(adapt("learn", pictures, "--output", ours))
@@ -142,7 +142,7 @@ def test_a_head_of_another_bundle_is_refused(adapt, per_class_bundle, pictures, 
         other = dict(arrays) | {"backbone_sha256": np.array("f" * 64)}
     np.savez(tmp_path / "other.npz", **other)
     picture = pictures / "dark" / "0.jpg"
-    refused = adapt("classify", "--head", tmp_path / "other.npz", picture)
+    refused = adapt("predict", "--head", tmp_path / "other.npz", picture)
     assert_refused(refused, "other.npz", "another model")
     refused = adapt("learn", pictures, "--from", tmp_path / "other.npz", "--output", "h.npz")
     assert_refused(refused, "other.npz", "another model")
