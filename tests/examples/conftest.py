@@ -58,7 +58,6 @@ def per_class_bundle(made_once: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-@pytest.fixture(scope="session")
 def page_root(
     browser_example: Path,
     bundle: Path,
