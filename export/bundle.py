@@ -40,7 +40,7 @@ EXPORTERS: dict[str, tuple[Callable[[Graphs, Path], None], ...]] = {
 
 
 class Quantizer(NamedTuple):
-    """How a target gets a backbone in 8-bit integers.
+    """Quantization of a target's backbone to 8-bit integers.
 
     Attributes:
         write: Function of the bundle's folder and training images that writes the files.
@@ -73,7 +73,7 @@ def export_bundle(
 ) -> Manifest:
     """Export a trained model, and verify what was exported.
 
-    The bundle appears at `output` whole, or not at all. A quantized backbone that misses its bound
+    `output` appears complete or not at all. A quantized backbone that misses its bound
     is left out, with a `QuantizationWarning`.
 
         export_bundle("run", "bundle")
@@ -115,7 +115,7 @@ def export_bundle(
         folder.mkdir()
         try:
             manifest = _write_bundle(found, folder, targets, int8)
-        except tf.errors.OpError as error:  # TensorFlow's own word for a disk that is full
+        except tf.errors.OpError as error:  # TensorFlow's error for a full disk
             reason = str(error.message).splitlines()[0]
             raise OSError(f"{output} cannot be written: {reason}") from error
         except OSError as error:
@@ -125,7 +125,7 @@ def export_bundle(
 
 
 def check_exportable(model: keras.Model) -> None:
-    """Refuse what a bundle could not run as it was trained.
+    """Reject a model that a bundle could not run as it was trained.
 
     Raises:
         ValueError: The model is not an `ANIL`, has another head or loss than the exported inner
@@ -139,7 +139,7 @@ def check_exportable(model: keras.Model) -> None:
 
 
 def weights_digest(backbone: keras.Model) -> str:
-    """sha256 of the weights: the identity of a feature space, whatever the format it runs in."""
+    """sha256 of the weights. It identifies a feature space in every format."""
     digest = hashlib.sha256()
     for weight in backbone.get_weights():
         digest.update(f"{weight.dtype} {weight.shape}".encode())
@@ -176,7 +176,7 @@ def _write_bundle(source: Source, folder: Path, targets: Sequence[str], int8: bo
     settings = _describe(source, head, feature_size=verification.kernel.shape[0])
     graphs = build_graphs(exported, head, settings.signatures, settings.metadata, settings.name)
 
-    verification.write(folder)  # first: the writer of the warm-up requests reads it
+    verification.write(folder)  # first: the warm-up requests are made of it
     for target in targets:
         for write in EXPORTERS[target]:
             write(graphs, folder)

@@ -1,7 +1,7 @@
 """`anil export`, `verify`, `adapt`, `predict` and `adapt-many`.
 
-The last three run on ONNX Runtime and never import TensorFlow, so they start at once. What a
-command needs is imported when it runs.
+The last three run on ONNX Runtime and never import TensorFlow, so they start fast. A command
+imports what it needs when it runs.
 """
 
 import sys
@@ -15,11 +15,11 @@ from anil_tf.support.hints import say_next
 from anil_tf.support.json_files import write_json
 from anil_tf.support.quiet import import_tensorflow, stderr_suppressed
 
-SHOWN = 5  # classes a line of `predict`
+SHOWN = 5  # classes per line of `predict`
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_json = click.option("--json", "json_file", type=_FILE, help="Write the figures to this file.")
+_json = click.option("--json", "json_file", type=_FILE, help="File for the results.")
 
 
 @click.command()
@@ -78,16 +78,22 @@ def verify(bundle: Path, json_file: Path | None) -> None:
 @click.command()
 @click.argument("bundle", type=_FOLDER)
 @click.option(
-    "--support", type=_FOLDER, help="Images to learn from, a folder a class: DIR/class-name/*.png."
+    "--support",
+    type=_FOLDER,
+    help="Images to learn from, one folder per class: DIR/class-name/*.jpg.",
 )
 @click.option(
     "--from", "known", type=_FILE, help="A head to add the classes to, without its images."
 )
 @click.option(
-    "--remove", multiple=True, metavar="NAME", help="A class of that head to forget; repeatable."
+    "--remove", multiple=True, metavar="NAME", help="A class to remove from that head; repeatable."
 )
-@click.option("--output", required=True, type=_FILE, help="Where to write the head (.npz).")
-@click.option("--steps", type=click.IntRange(min=0), help="Steps; the bundle's own by default.")
+@click.option("--output", required=True, type=_FILE, help="File for the head (.npz).")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=0),
+    help="Number of inner steps; the bundle's own by default.",
+)
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, min_open=True),
@@ -106,9 +112,9 @@ def adapt(
 ) -> None:
     """Learn the classes of a folder: a head for BUNDLE's backbone.
 
-    The head keeps the features of the images, which a later --from learns from again: with the
-    same --steps and --learning-rate the result is that of learning all the classes at once. A
-    class in both is learned from its new images alone.
+    The head stores the features of the images, and a later --from learns from them again: with the
+    same --steps and --learning-rate the result is identical to learning all classes together. A
+    class in both is learned only from its new images.
     """
     from anil_tf.datasets.folder import list_classes
     from anil_tf.export.predictor import Predictor
@@ -170,7 +176,7 @@ def predict(
     "--tasks",
     required=True,
     type=click.Path(path_type=Path, exists=True),
-    help="A Parquet or TFRecord file, or a folder of them, with a task a row or example: columns "
+    help="A Parquet or TFRecord file, or a folder of them. Each row or example is one task: columns "
     "task, labels, and features or images.",
 )
 @click.option(
@@ -193,7 +199,9 @@ def predict(
     help="Processes of this machine, or the Ray cluster of RAY_ADDRESS.",
 )
 @click.option(
-    "--workers", type=click.IntRange(min=1), help="Local processes; one a core by default."
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Number of local processes; one per core by default.",
 )
 @_json
 def adapt_many(
@@ -234,4 +242,4 @@ def adapt_many(
     if summary.incomplete:
         click.echo(f"Warning: {summary.incomplete} heads have a class without a row", err=True)
     write_json(json_file, summary._asdict() | {"runner": runner})
-    click.echo("Next: anil_tf.export.read_heads reads them, one task after the other", err=True)
+    click.echo("Next: anil_tf.export.read_heads reads them, one task at a time", err=True)

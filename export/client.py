@@ -1,7 +1,7 @@
-"""A client of a bundle on TensorFlow Serving: learns new classes, and keeps what it learned itself.
+"""A client of a bundle on TensorFlow Serving, which learns new classes and keeps the heads.
 
-The server holds the backbone; a head, a few kilobytes, is held by whoever asked for it (see
-`head_store`). No replica of the server knows any caller, so any of them can answer any request.
+The server holds the backbone. A head, a few kilobytes, stays with the client (see `head_store`).
+The server keeps no state, so any replica can serve any request.
 
     with FewShotClient("grpc://localhost:8500", "bundle/manifest.json") as client:
         head = client.learn(images, labels)
@@ -27,22 +27,22 @@ from anil_tf.export.signatures import bind
 
 
 class FewShotClient:
-    """Learns classes, and names them, by a model on TensorFlow Serving. Safe to share by threads.
+    """Learns and predicts classes with a model on TensorFlow Serving. Threads may share it.
 
     Args:
         url: `grpc://host:port` or `grpcs://` (with TLS), `http://host:port` or `https://`. gRPC is
-            the faster by far, its tensors being binary; REST needs neither TensorFlow nor gRPC.
-            `grpc://dns:///name:port` reaches all replicas that a name stands for.
+        much faster, because its tensors are binary; REST needs neither TensorFlow nor gRPC.
+        `grpc://dns:///name:port` reaches all replicas behind a name.
         manifest: Manifest of the bundle that the server has; or the path of its `manifest.json`, or
             of a copy of the bundle.
-        model: The name that it is served under; that of the bundle's own `serving/models.config`
-            by default.
-        features_model: The name of a model with the signature `features` alone, whose requests the
-            server batches; none by default.
-        timeout: Seconds for a request.
+        model: Name of the served model; by default that in the bundle's `serving/models.config`.
+        features_model: Name of a model with only the signature `features`, whose requests the
+            server
+        batches; none by default.
+        timeout: Timeout of a request in seconds.
 
     Raises:
-        ImportError: What this protocol needs is not installed.
+        ImportError: A package that this protocol needs is not installed.
         FileNotFoundError: There is no manifest at the path.
         ValueError: The URL has another form, or the manifest is invalid.
     """
@@ -77,7 +77,7 @@ class FewShotClient:
         """Run a signature on array-likes by name; the outputs by name.
 
         Raises:
-            ServingError: The server refused, or did not answer in time.
+            ServingError: The server rejected the request, or did not reply in time.
             ValueError: An input has the wrong dtype or shape; nothing was sent.
         """
         declared = self.signatures[signature]
@@ -114,17 +114,17 @@ class FewShotClient:
 
         Args:
             images: M images, as `features` takes them.
-            labels: Class of each image, `0..N-1`; an image with another label is left out.
+            labels: Class of each image, `0..N-1`; images with another label are ignored.
             names: Names of the N classes; `"0"`, `"1"` and so on by default, up to the largest
                 label.
-            steps: Steps of the inner loop; the bundle's own by default.
-            learning_rate: Its rate; the bundle's own by default.
+            steps: Number of inner steps; the bundle's own by default.
+            learning_rate: Inner learning rate; the bundle's own by default.
 
         Returns:
             The head, for `predict`, a store, or `anil predict --head`.
 
         Raises:
-            ServingError: The server refused, or did not answer in time.
+            ServingError: The server rejected the request, or did not reply in time.
             ValueError: The inputs do not fit the model, or a class has no image.
 
         Warns:
@@ -162,7 +162,7 @@ class FewShotClient:
         """Probabilities `[B, N]` of B images under a head, in the order of its names.
 
         Raises:
-            ServingError: The server refused, or did not answer in time.
+            ServingError: The server rejected the request, or did not reply in time.
             ValueError: The head was made with another backbone, or the images do not fit the model.
         """
         head.check_backbone(self.manifest)
@@ -178,11 +178,11 @@ class FewShotClient:
     ) -> np.ndarray:
         """Probabilities `[B, N]` of query images after learning from support images, in one call.
 
-        For episodes whose head nobody keeps. The settings are the bundle's own. A `shared` head has
-        one class more than the largest label, and an image with a negative label is left out.
+        For episodes whose head is not kept. The settings are those of the bundle. A `shared` head
+        has largest label + 1 classes, and images with a negative label are ignored.
 
         Raises:
-            ServingError: The server refused, or did not answer in time.
+            ServingError: The server rejected the request, or did not reply in time.
             ValueError: The inputs do not fit the model.
         """
         answer = self.call(
@@ -198,7 +198,7 @@ class FewShotClient:
         return self.call("initial_head", ways=ways)
 
 
-# Imported when asked for: REST must not need TensorFlow.
+# Imported when used: REST must not need TensorFlow.
 TRANSPORTS = {
     "grpc": (
         "anil_tf.export.serving.grpc_transport:GrpcTransport",

@@ -1,9 +1,9 @@
 """An adapted head on disk: the classes that a bundle has learned.
 
-A head keeps the features of its support images, D numbers each, which are all that adaptation ever
-sees of them. So classes are added and taken away long after the images are gone, and exactly: the
-head is fitted anew, and is the one that learning all its classes at once would have given. The
-features tell something of the images. Whoever gets the file gets them; a removed class's are gone.
+A head stores the features of its support images, D numbers each, which is all that adaptation uses.
+Classes can therefore be added and removed after the images have been deleted: the head is fitted
+again, and the result is identical to learning all its classes together. Features reveal information
+about the images, and anyone with the file can read them. Removing a class deletes its features.
 """
 
 import warnings
@@ -20,7 +20,7 @@ from anil_tf.export.signatures import Signature, TensorSpec, bind
 from anil_tf.support.files import replacing
 from anil_tf.support.untrusted import read_arrays
 
-HEAD_BYTES = 2**30  # of a stranger's head, at most
+HEAD_BYTES = 2**30  # largest size of a head file, which may be untrusted
 
 
 class Head(NamedTuple):
@@ -32,7 +32,7 @@ class Head(NamedTuple):
         names: N class names.
         support_features: float32 `[M, D]`.
         support_labels: int32 `[M]`, indices of names.
-        backbone_sha256: Of the backbone whose features the head reads, as in the manifest.
+        backbone_sha256: sha256 of the backbone whose features the head reads, as in the manifest.
     """
 
     kernel: np.ndarray
@@ -46,7 +46,7 @@ class Head(NamedTuple):
     def without_support(
         cls, kernel: np.ndarray, bias: np.ndarray, names: tuple[str, ...], backbone_sha256: str
     ) -> "Head":
-        """A head that can predict and not grow."""
+        """A head that can predict, but to which no class can be added."""
         features, labels = np.zeros((0, len(kernel)), np.float32), np.zeros(0, np.int32)
         return cls(kernel, bias, names, features, labels, backbone_sha256)
 
@@ -62,7 +62,7 @@ class Head(NamedTuple):
         """Check that the head was made with the backbone of a bundle.
 
         Raises:
-            ValueError: It was made with another one.
+            ValueError: The head was made with another backbone.
         """
         if self.backbone_sha256 != manifest.backbone_sha256:
             raise ValueError(
@@ -86,10 +86,10 @@ def fit_head(
     """Fit the initial head to the features of some classes.
 
     Args:
-        runtime: Of the bundle that the features come from.
-        support: float32 `[shots, D]` of each class, by name; the names are put in order.
-        learning_rate: The bundle's own by default.
-        steps: The bundle's own by default.
+        runtime: Runtime of the bundle that computed the features.
+        support: Features float32 `[shots, D]` of each class, by name.
+        learning_rate: Inner learning rate; the bundle's own by default.
+        steps: Number of inner steps; the bundle's own by default.
 
     Raises:
         ValueError: There are too few or too many classes, or adaptation diverges.
@@ -126,9 +126,10 @@ def read_head(path: Path, manifest: Manifest) -> Head:
     """Read a head for a bundle.
 
     Args:
-        path: Written by `Head.write`. A head without support rows, as one made elsewhere may be,
-            comes back with none: it can predict and cannot grow.
-        manifest: Of the bundle that is to use it.
+        path: File written by `Head.write`. A head without support rows can predict, but no class
+            can be
+        added to it.
+        manifest: Manifest of the bundle that will use the head.
 
     Raises:
         FileNotFoundError: There is no such file.

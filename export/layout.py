@@ -1,4 +1,4 @@
-"""Where things lie in a bundle."""
+"""The places of files in a bundle."""
 
 MANIFEST = "manifest.json"
 MODEL_CARD = "README.md"
@@ -8,7 +8,7 @@ ADAPT_SCRIPT = "adapt.py"
 # TensorFlow Serving watches `saved_model/`; its subfolders are versions.
 SAVED_MODEL = "saved_model/1"
 WARMUP = f"{SAVED_MODEL}/assets.extra/tf_serving_warmup_requests"
-# Configuration of servers; no format of its own.
+# Configuration of servers; not a format.
 SERVING = "serving"
 
 # The signature that each ONNX file computes. `adapt_and_predict` has none: it would store the

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what it is, how good it is, and the digest of every file in it."""
+"""The manifest of a bundle: settings, accuracy, and the digest of every file."""
 
 import hashlib
 import math
@@ -45,10 +45,10 @@ class Check(pydantic.BaseModel):
 
 
 class Parity(pydantic.BaseModel):
-    """A runtime held to the float64 reference, on the episodes that the bundle carries.
+    """Agreement of a runtime with the float64 reference, on the episodes in the bundle.
 
-    `accuracy` is of the query images after adaptation, in 0..1, null where a runtime cannot tell;
-    `bytes` is the size of what it runs; `milliseconds` are medians of one thread's calls:
+    `accuracy` is that of the query images after adaptation, in 0..1, or null if the runtime cannot
+    measure it. `bytes` is the size of its files. `milliseconds` are medians with one thread:
     `features` of one image, `adapt` with 10 and 100 steps and `predict` of an episode.
     """
 
@@ -65,7 +65,7 @@ class Parity(pydantic.BaseModel):
 
 
 class Settings(pydantic.BaseModel):
-    """What a bundle is, as known before a file of it is written.
+    """The settings of a bundle, known before its files are written.
 
     Names are those of recipes, options and signatures. `shots` and `seed` are null for a model that
     was not trained by a recipe.
@@ -94,12 +94,12 @@ class Settings(pydantic.BaseModel):
 
     @property
     def balanced(self) -> bool:
-        """Whether `adapt` counts every class alike; in bundles of schema 1 every row does."""
+        """Whether every class counts equally in `adapt`; in bundles of schema 1 every row does."""
         return self.schema_version >= 2
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What a single file says of itself, apart from its bundle."""
+        """Metadata to write into single files."""
         keys = (
             "ways", "shots", "head_init", "inner_lr", "inner_steps", "feature_size",
             "backbone_sha256",
@@ -111,7 +111,7 @@ class Settings(pydantic.BaseModel):
 
     @property
     def signatures(self) -> dict[str, Signature]:
-        """The bundle's functions: names, dtypes and axes of what they take and return."""
+        """The bundle's functions, with names, dtypes and axes of inputs and outputs."""
         return declare(self.image_shape, self.image_dtype, self.feature_size)
 
     @property
@@ -138,7 +138,7 @@ class Settings(pydantic.BaseModel):
 
 
 class Manifest(Settings):
-    """What `manifest.json` holds: the settings, the files, and how each runtime agrees."""
+    """The content of `manifest.json`: settings, files, and the agreement of each runtime."""
 
     files: dict[str, File]
     parity: list[Parity] = []
@@ -149,7 +149,7 @@ class Manifest(Settings):
 
     @property
     def formats(self) -> list[str]:
-        """The formats in the bundle, which have a folder each: `onnx`, `saved_model`."""
+        """The formats in the bundle, one per folder: `onnx`, `saved_model`."""
         folders = {name.split("/")[0] for name in self.files if "/" in name}
         return sorted(folders - {layout.SERVING})
 
@@ -177,7 +177,7 @@ def open_manifest(bundle: str | Path | Draft) -> Draft:
 
 
 def list_files(bundle: Path) -> dict[str, File]:
-    """Every file in a folder but the manifest, by its path relative to it, with `/`."""
+    """Every file in a folder except the manifest, by its relative path, with `/`."""
     paths = sorted(path for path in bundle.rglob("*") if path.is_file())
     names = {path.relative_to(bundle).as_posix(): path for path in paths}
     return {name: _describe(path) for name, path in names.items() if name != layout.MANIFEST}

@@ -1,4 +1,4 @@
-"""`Predictor`: learn classes from images and name images, in Python, without TensorFlow."""
+"""`Predictor`: learns and predicts classes of images, in Python, without TensorFlow."""
 
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -16,31 +16,32 @@ from anil_tf.export.runtime.onnx import OnnxRuntime
 
 
 class Predictor:
-    """A bundle on ONNX Runtime, and the classes that it has learned so far.
+    """A bundle on ONNX Runtime, with the classes learned so far.
 
-    What it learns is a head, fitted anew to the features of all its classes by every change: adding
-    a class gives exactly what learning all at once would have given. `anil adapt` and
-    `anil predict` run on it.
+    It learns a head. Every change fits the head again to the features of all classes, so adding a
+    class gives exactly the head that learning all classes together would give. `anil adapt` and
+    `anil predict` use it.
 
     Images are files or Pillow images of any size, or arrays of the shape that the model takes
-    (`image_shape`): uint8, pixels 0 to 255. Wherever images are taken, one of them is taken too, as
-    is any iterable of them, mixed or not. Other data than images is arrays alone.
+    (`image_shape`): uint8, pixels 0 to 255. A single image is accepted
+    wherever images are, as is any iterable of them, mixed or not. Data that are not images must be
+    arrays.
 
     Args:
-        bundle: Folder that `anil export` wrote.
-        head: A head saved earlier, to go on from; nothing is learned yet without.
-        steps: Of adaptation; the bundle's own by default.
-        learning_rate: Of adaptation; the bundle's own by default.
-        progress: Show a bar on a terminal while many images are read.
+        bundle: Folder of a bundle.
+        head: File of a saved head to continue from; by default nothing is learned yet.
+        steps: Number of inner steps; the bundle's own by default.
+        learning_rate: Inner learning rate; the bundle's own by default.
+        progress: Whether to show a progress bar on a terminal while images are read.
 
     Attributes:
         runtime: The bundle opened on ONNX Runtime.
         head: The learned head; None while there are fewer than two classes.
-        milliseconds: How long the last fit took, without the features.
+        milliseconds: Duration of the last fit in milliseconds, without the features.
 
     Raises:
-        FileNotFoundError: The folder is not a bundle, or the head is not there.
-        ValueError: The bundle is damaged, or the head is, or belongs to another bundle.
+        FileNotFoundError: The folder is not a bundle, or there is no such head.
+        ValueError: The bundle or the head is damaged, or the head belongs to another bundle.
 
     Example:
         predictor = Predictor("bundle")
@@ -78,12 +79,12 @@ class Predictor:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many images each class was learned from."""
+        """Number of images that each class was learned from."""
         return {name: len(self._support[name]) for name in self.names}
 
     @property
     def adaptation(self) -> Adaptation:
-        """What the last change gave: the losses before and after, and how many rows counted.
+        """Result of the last change: the losses before and after, and the number of rows used.
 
         Raises:
             ValueError: Fewer than two classes were learned, or none since a head was opened.
@@ -103,8 +104,9 @@ class Predictor:
 
         Args:
             images: Images of all the classes, in any order.
-            labels: The name of the class of each image. Whole numbers are names too; classes that
-                are all named by numbers are in the order of the numbers.
+            labels: Class name of each image. Integers are names too. If all names are integers, the
+                classes
+            are in numerical order.
 
         Returns:
             The head, which the predictor keeps too.
@@ -127,7 +129,7 @@ class Predictor:
         return self._learned()
 
     def add_class(self, name: str, images: Images) -> Head | None:
-        """Learn one class more; one of that name is learned from these images alone.
+        """Learn one more class. A known class of that name is learned again from these images.
 
         Returns:
             The head; None while there are fewer than two classes.
@@ -156,7 +158,7 @@ class Predictor:
 
         Raises:
             ValueError: There is no class of that name to forget; the head keeps no features to
-                learn from; there are more classes than the bundle can tell apart; or adaptation
+                learn from; there are more classes than the bundle supports; or adaptation
                 diverges. Nothing has changed then.
         """
         remove = class_names(remove)
@@ -187,7 +189,7 @@ class Predictor:
         return dict(zip(names, np.split(features, ends), strict=True))
 
     def _fit(self, support: dict[str, np.ndarray]) -> None:
-        if len(support) < 2:  # one class after the other: the second makes it a head
+        if len(support) < 2:  # classes may be added one at a time: two make a head
             self.head = self._adaptation = None
         else:
             start = time.perf_counter()
@@ -209,7 +211,7 @@ class Predictor:
         manifest = self.runtime.manifest
         shape, dtype = manifest.image_shape, manifest.image_dtype
         starts = range(0, len(images), BATCH)
-        hidden = None if self.progress and len(starts) > 1 else True  # None: but on a terminal
+        hidden = None if self.progress and len(starts) > 1 else True  # None: only on a terminal
         bar = tqdm(starts, "Features", unit="batch", leave=False, disable=hidden)
         return np.concatenate(
             [

@@ -1,4 +1,4 @@
-"""The five functions of a bundle: the names, dtypes and axes that every format keeps."""
+"""The five functions of a bundle, with the same names, dtypes and axes in every format."""
 
 from typing import Any, NamedTuple
 
@@ -10,13 +10,13 @@ import numpy as np
 NO_CLASS_LABEL = -1
 NO_CLASS_BIAS = -1e30
 
-# A request's own numbers: beyond them memory or time would be taken for what nobody needs.
+# Limits of the numbers in a request. Larger ones would only waste memory or time.
 MAX_STEPS = 2**14
 LIMITS = {"ways": (1, 2**16), "steps": (0, MAX_STEPS)}
 
 
 class TensorSpec(NamedTuple):
-    """A NumPy dtype name, and axes: a number is a fixed size, a name a size that varies."""
+    """A NumPy dtype name, and axes: a number for a fixed size, a name for a variable one."""
 
     dtype: str
     axes: tuple[int | str, ...]
@@ -26,7 +26,7 @@ class TensorSpec(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """What a function takes and what it returns, by name and in order."""
+    """Inputs and outputs of a function, by name and in order."""
 
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
@@ -37,7 +37,7 @@ def declare(
 ) -> dict[str, Signature]:
     """The signatures of a bundle.
 
-    An input and an output of one signature never share a name: LiteRT cannot tell them apart.
+    An input and an output of one signature never share a name: LiteRT would confuse them.
 
     Args:
         image_shape: Shape of one image, `(H, W, C)`.
@@ -102,9 +102,9 @@ def declare(
 
 
 def difference(declared: Signature, found: Signature) -> str:
-    """What a graph's tensors have that the declared ones have not; empty if they agree.
+    """The difference between a graph's tensors and the declared ones, in words; empty if none.
 
-    A size that either leaves open does not matter.
+    A size that is variable on either side matches any size.
     """
     for expected, actual in zip(declared, found, strict=True):
         if set(expected) != set(actual):
@@ -122,11 +122,11 @@ def difference(declared: Signature, found: Signature) -> str:
 def bind(signature: Signature, values: dict[str, Any]) -> dict[str, np.ndarray]:
     """Values for a signature's inputs, as arrays of its dtypes.
 
-    Integers may widen or narrow where their values allow it, and so may floats. A float image is
-    never cut to bytes, nor is a boolean one.
+    Integers may widen or narrow where their values allow it, and so may floats. Float and boolean
+    images are not converted to bytes.
 
     Args:
-        signature: Which names, dtypes and axes are wanted.
+        signature: Signature with the names, dtypes and axes.
         values: Array-likes by input name.
 
     Returns:
@@ -171,7 +171,7 @@ def _hint(array: np.ndarray, tensor: TensorSpec) -> str:
 
 
 def _check_range(name: str, array: np.ndarray, tensor: TensorSpec) -> None:
-    """Refuse integers that would wrap around in a smaller dtype."""
+    """Reject integers that would wrap around in a smaller dtype."""
     if np.dtype(tensor.dtype).kind not in "iu" or np.can_cast(array.dtype, tensor.dtype):
         return
     least, most = np.iinfo(tensor.dtype).min, np.iinfo(tensor.dtype).max

@@ -41,7 +41,7 @@ def evaluate_episodes(
         shots also `accuracy_by_shots`, by the number of support images that a class had.
 
     Raises:
-        ValueError: NIL of a regression, which has no classes.
+        ValueError: NIL was asked for a regression, which has no classes.
     """
     score: Callable[[np.ndarray, np.ndarray], float]
     if isinstance(sampler, SinusoidSampler):
@@ -105,7 +105,7 @@ def _squared_error(outputs: np.ndarray, targets: np.ndarray) -> float:
 
 
 def describe(figures: dict[str, Any]) -> str:
-    """The figures in one sentence."""
+    """The results in one sentence."""
     protocol = f"{figures['episodes']} episodes of the {figures['split']} split"
     if "mse" in figures:
         return (
@@ -155,7 +155,7 @@ def evaluate_path(
         nil: Whether to leave out head and inner loop; see `evaluate_episodes`.
 
     Returns:
-        The figures of `evaluate_episodes`, `norm`, `split` and `seed`. A run keeps them in its
+        The results of `evaluate_episodes`, with `norm`, `split` and `seed`. A run keeps them in its
         `metrics.json`, by protocol; see `anil_tf.training.run.RunDirectory.record`.
 
     Raises:
@@ -179,7 +179,7 @@ def evaluate_path(
 
 
 class _Opened(NamedTuple):
-    """A run or a bundle, ready to be evaluated, with what its recipe says of evaluation."""
+    """A run or a bundle that is ready for evaluation, with its recipe's protocol."""
 
     runtime: Runtime
     data: DataTable

@@ -1,4 +1,4 @@
-"""Classes from a folder tree: one folder a class."""
+"""Classes from a folder tree: one folder per class."""
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -49,7 +49,7 @@ def read_classes(classes: dict[str, list[Path]], image_shape: Shape) -> ClassIma
 
     Args:
         classes: Files of each class, from `list_classes`.
-        image_shape: Height, width, channels that every image is brought to.
+        image_shape: Height, width and channels of the images returned.
     """
     paths = [path for files in classes.values() for path in files]
     images = np.empty((len(paths), *image_shape), np.uint8)

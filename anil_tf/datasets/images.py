@@ -13,7 +13,7 @@ class ClassImages:
     Attributes:
         images: uint8 `[n, H, W, C]`; the images of class 0, then those of class 1, ...
         counts: int64 `[classes]`, how many each has.
-        names: One name a class.
+        names: One name per class.
     """
 
     images: np.ndarray

@@ -1,4 +1,4 @@
-"""Images and labels as people give them to `Predictor` and `FewShotClient`, made into arrays."""
+"""Converts the images and labels given to `Predictor` and `FewShotClient` to arrays."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ def list_images(images: Any, shape: tuple[int, ...]) -> np.ndarray | list[Any]:
         An array `[n, *shape]` of any dtype, or a list of files, Pillow images and arrays.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: The images are none of these.
     """
     if isinstance(images, FILE_OR_PICTURE):
         return [images]
@@ -129,7 +129,7 @@ def class_names(labels: Any) -> list[str]:
 
 
 def check_one_axis(labels: Any) -> None:
-    """Refuse labels of a shape other than `[n]`, and say how to bring them to it.
+    """Reject labels of a shape other than `[n]`, and say how to convert them.
 
     Raises:
         ValueError: They have another shape.
@@ -174,7 +174,7 @@ def check_integer_labels(labels: Sequence[int] | np.ndarray) -> np.ndarray:
     """Labels `[n]` as an array of integers.
 
     Raises:
-        ValueError: They are no integers, or have another number of axes.
+        ValueError: The labels are not integers, or have another number of axes.
     """
     array = np.asarray(labels)
     check_one_axis(array)

@@ -1,6 +1,6 @@
-"""What a picture is, and which files are pictures: the one rule of training and of devices.
+"""Reads pictures: one rule for training and devices.
 
-`adapt.py` of a bundle holds this file as it is, so it imports NumPy and Pillow alone.
+The `adapt.py` of a bundle contains this file, so it imports only NumPy and Pillow.
 """
 
 import functools
@@ -22,11 +22,11 @@ LEFTOVERS = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini"})  
 
 
 def to_array(image: Image.Image, image_shape: Shape) -> np.ndarray:
-    """Bring a picture to the model's shape, in training and on the device alike.
+    """Convert a picture to the model's shape, in training and on the device.
 
-    The first frame is taken. It is turned upright by its EXIF orientation, laid on white where it
-    is transparent, made grey or RGB, and resized by a Lanczos filter to the model's height and
-    width. 16-bit pixels keep their upper byte; float pixels lie in 0..1. Color profiles are
+    The first frame is taken. It is turned upright by its EXIF orientation, composited on white
+    where it is transparent, made grey or RGB, and resized by a Lanczos filter to the model's height
+    and width. 16-bit pixels keep their upper byte; float pixels lie in 0..1. Color profiles are
     ignored.
 
     Args:
@@ -142,7 +142,7 @@ def register_heic() -> bool:
 
 @functools.cache
 def picture_suffixes() -> frozenset[str]:
-    """The suffixes, in lower case, of files that are taken for pictures unread."""
+    """The suffixes, in lower case, of files that count as pictures without being read."""
     formats = set(picture_formats())
     known = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
     return HEIC_SUFFIXES | known
@@ -155,7 +155,7 @@ def _is_heic(path: Path) -> bool:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a system left it there and nobody means it: `._a.jpg`, `__MACOSX`, `Thumbs.db`."""
+    """Whether a file was left by an operating system: `._a.jpg`, `__MACOSX`, `Thumbs.db`."""
     return path.name.startswith(".") or path.name.lower() in LEFTOVERS
 
 
@@ -182,7 +182,7 @@ def why_left_out(path: Path) -> str:
 def find_classes(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
     """The pictures of each class folder under `root`, and the files that are left out.
 
-    Leftovers of other systems are in neither.
+    Files left by operating systems are in neither.
 
     Returns:
         Files by class name, and files by the reason why they are left out.
@@ -227,13 +227,13 @@ def find_classes(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """All files in a folder and those below it, less the leftovers of other systems."""
+    """All files in a folder and below it, without files left by operating systems."""
     found = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
     return sorted(path for path in found if not is_leftover(path))
 
 
 def describe_left_out(left_out: dict[str, list[Path]], root: Path) -> str:
-    """How many files were left out, and why, in one line; empty if none was."""
+    """The number of files left out, with reasons, in one line; empty if none."""
     if not left_out:
         return ""
     total = sum(map(len, left_out.values()))
@@ -245,7 +245,7 @@ def describe_left_out(left_out: dict[str, list[Path]], root: Path) -> str:
 
 
 def order_names(names: Iterable[str]) -> list[str]:
-    """Class names in the order of a head's columns: as numbers where all are, else as text."""
+    """Class names in the order of a head's columns: numerical if all are numbers, else as text."""
     names = list(names)
     if all(re.fullmatch("-?[0-9]{1,18}", name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))

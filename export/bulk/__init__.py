@@ -1,4 +1,4 @@
-"""A head for each of very many tasks. The names below need pyarrow; they are imported when used."""
+"""Heads for many tasks. The names below need pyarrow; they are imported when used."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
 """Fits the heads of one chunk of tasks and writes them: what a worker of a bulk run does.
 
-A chunk is one part of the output, which appears under its name when it is whole: a part that exists
-is finished.
+A chunk becomes one part of the output, which appears under its name when it is complete: a part
+that exists is finished.
 """
 
 import contextlib
@@ -120,27 +120,27 @@ def _fit_chunk(job: Job, chunk: Chunk, runtime: OnnxRuntime) -> Done:
 
 @contextlib.contextmanager
 def _writing(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """Gives the writer of a Parquet file that appears under its name when it is whole."""
-    # A dictionary of floats, or compressing them, costs much time and saves no space.
+    """Context manager with the writer of a Parquet file that appears when it is complete."""
+    # Dictionaries or compression of floats cost time and save no space.
     options = {"use_dictionary": False, "compression": "none", "write_statistics": ["task"]}
     with replacing(path) as partial, pq.ParquetWriter(partial, schema, **options) as writer:
         yield writer
 
 
 def _fit(tasks: Tasks, runtime: OnnxRuntime, job: Job) -> tuple[pa.Table, Errors]:
-    """The heads of some tasks, in their order, and those that no head could be fitted to."""
+    """The heads of some tasks, in their order, and the tasks without a head."""
     if not len(tasks.ids):
         return pa.table({}), Errors(tasks.ids, [])
     features = tasks.inputs if tasks.source == "features" else _features(runtime, tasks.inputs)
     begins = np.cumsum(tasks.rows) - tasks.rows
-    order = np.lexsort((tasks.rows, tasks.ways))  # alike beside alike, for little padding
+    order = np.lexsort((tasks.rows, tasks.ways))  # similar tasks together, for little padding
     initial_head = functools.cache(runtime.initial_head)
     tiles: list[pa.RecordBatch] = []
     finite: list[np.ndarray] = []
     for tile in _tiles(tasks, order, features.shape[1]):
         x, y = _pad(features, tasks.labels, begins[tile], tasks.rows[tile])
         head = initial_head(int(tasks.ways[tile[0]]))
-        with np.errstate(all="ignore"):  # what is not finite is found right below
+        with np.errstate(all="ignore"):  # values that are not finite are found below
             adapted = adapt_tasks(
                 x, y, *head, job.learning_rate, job.steps, runtime.manifest.balanced
             )
@@ -162,7 +162,7 @@ def _fit(tasks: Tasks, runtime: OnnxRuntime, job: Job) -> tuple[pa.Table, Errors
 
 
 def _why_not(tasks: Tasks, rows: slice) -> str:
-    """Why there is no head. What is not finite in a support set makes all of its head so."""
+    """Why there is no head. A value that is not finite makes the whole head so."""
     inputs = tasks.inputs[rows][tasks.labels[rows] >= 0]
     if not np.isfinite(inputs).all():
         return f"{tasks.source} is not finite"
@@ -176,7 +176,7 @@ def _features(runtime: OnnxRuntime, images: np.ndarray) -> np.ndarray:
 
 
 def _tiles(tasks: Tasks, order: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Tasks with as many classes each, few enough to fit into memory together."""
+    """Groups of tasks with equally many classes, small enough to fit into memory."""
     start = 0
     while start < len(order):
         count = int(np.searchsorted(tasks.ways[order], tasks.ways[order[start]], "right")) - start
@@ -193,7 +193,7 @@ def _tiles(tasks: Tasks, order: np.ndarray, size: int) -> Iterator[np.ndarray]:
 def _pad(
     features: np.ndarray, labels: np.ndarray, begins: np.ndarray, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Support sets of one size, `[T, M, D]` and `[T, M]`; rows of padding zero, labelled -1."""
+    """Support sets of one size, `[T, M, D]` and `[T, M]`; padding rows are zero, with label -1."""
     most = rows.max()
     if (rows == most).all() and (np.diff(begins) == most).all():
         block = slice(begins[0], begins[-1] + most)

@@ -1,8 +1,8 @@
 """Adaptation of many small tasks at once, in NumPy: the Gram form of `anil_tf.inner_loop`.
 
-Computes for T tasks what `adapt` in a bundle computes for one: a call of a runtime costs many times
-what so little arithmetic does. Logits are `[T, N, M]`, classes before rows: the products of a step
-are then wider, and sums over the few classes are sums of whole rows.
+Computes for T tasks what `adapt` in a bundle computes for one: the call of a runtime costs many
+times more than so little arithmetic. Logits are `[T, N, M]`, classes before rows: the products of a
+step are then wider, and sums over the few classes are sums of whole rows.
 """
 
 from typing import NamedTuple
@@ -47,7 +47,7 @@ def adapt_tasks(
         bias: float32 `[N]`.
         learning_rate: Rate of the inner loop.
         steps: Number of updates.
-        balanced: Whether every class counts alike (`Manifest.balanced`) or every row does.
+        balanced: Whether every class counts equally (`Manifest.balanced`) or every row does.
 
     Returns:
         The heads. That of a task without a row is the initial one, with losses of zero.
@@ -86,9 +86,9 @@ def _one_hot(labels: np.ndarray, ways: int) -> np.ndarray:
 
 
 def _weigh_rows(targets: np.ndarray, balanced: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The weight of each row in the loss, float32 `[T, M]`; how many rows and classes count, `[T]`.
+    """Weights `[T, M]` of the rows in the loss, float32, and numbers `[T]` of rows and classes.
 
-    The weights of a task sum to 1. A row of padding weighs 0.
+    The weights of a task sum to 1. Padding rows weigh 0.
     """
     counted = np.einsum("tnm->tm", targets)
     rows_of_class = np.einsum("tnm->tn", targets)

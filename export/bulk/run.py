@@ -1,9 +1,9 @@
-"""A head for each of very many tasks: what `anil adapt-many` does.
+"""Heads for many tasks: `anil adapt-many`.
 
 The input is divided into chunks: the row groups of Parquet files, or groups of TFRecords. A worker
 reads a chunk, fits the heads of its tasks in the Gram form, many at a time, and writes one part of
-the output, which appears under its name when it is whole. So an interrupted run resumes where it
-stopped, and a worker that is killed loses no finished part and repeats none.
+the output, which appears under its name when it is complete. An interrupted run resumes where it
+stopped, and a killed worker loses and repeats no finished part.
 
 Output: `heads/part-*.parquet` with the columns
 

@@ -1,10 +1,9 @@
 """Runs the chunks of a bulk run: in processes of this machine, or on a Ray cluster.
 
-Ray, because it is a Python package and nothing else (no Java, no service to set up: without a
-cluster it starts one on this machine) and because its tasks survive the death of a worker or a
-machine. A chunk needs no more of it than that: workers read and write the files themselves, and no
-data passes between them. On a cluster the bundle, the tasks and the output are on a file system
-that all machines have under one path.
+Ray is a plain Python package: no Java, and no service to set up, since without a cluster it starts
+on this machine. Its tasks survive the death of a worker or a machine. Nothing more is needed:
+workers read and write the files themselves, and exchange no data. On a cluster the bundle, the
+tasks and the output are on a file system that all machines have under one path.
 """
 
 import contextlib
@@ -22,17 +21,17 @@ from anil_tf.export.bulk.fit import Done, Job, fit_chunk
 from anil_tf.export.bulk.task_table import Chunk
 
 DYING = "workers die before they finish a part: is there too little memory?"
-LIVES = 3  # how often in a row workers may die before a chunk is finished
+LIVES = 3  # times that workers may die before a chunk is finished
 
 
 def run_local(job: Job, chunks: list[Chunk], workers: int) -> Iterator[Done]:
-    """Fit chunks in processes of this machine, a core each; yields as they finish.
+    """Fit chunks in processes of this machine, one per core; yields as they finish.
 
     Raises:
         OSError: Workers die again and again.
         ValueError: A chunk cannot be read.
     """
-    # Small matrices gain nothing from threads of their own, and workers would fight for the cores.
+    # Small matrices gain nothing from threads, and workers would compete for the cores.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     waiting, lives = chunks, LIVES
     while waiting:
@@ -43,7 +42,7 @@ def run_local(job: Job, chunks: list[Chunk], workers: int) -> Iterator[Done]:
         try:
             running = {pool.submit(fit_chunk, job, chunk): chunk for chunk in waiting}
             left = set(waiting)
-            with contextlib.suppress(BrokenProcessPool):  # begun anew with what is left
+            with contextlib.suppress(BrokenProcessPool):  # restarted with the remaining chunks
                 for future in futures.as_completed(running):
                     done = future.result()
                     left.remove(running[future])
@@ -64,13 +63,13 @@ def _begin_worker() -> None:
 
 
 def _end_with(sentinel: int) -> None:
-    """Otherwise the workers of a parent that was killed would wait for work for ever."""
+    """Ends a worker with its parent; otherwise it would wait for work forever."""
     connection.wait([sentinel])
     os._exit(1)
 
 
 def run_ray(job: Job, chunks: list[Chunk]) -> Iterator[Done]:
-    """Fit chunks on the Ray cluster of `RAY_ADDRESS`, else on one made here for the purpose.
+    """Fit chunks on the Ray cluster at `RAY_ADDRESS`, or on one started here.
 
     Raises:
         ImportError: Ray is not installed.

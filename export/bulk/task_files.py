@@ -1,6 +1,6 @@
-"""The files that tasks come in: which columns they have, and their tasks in groups.
+"""Files of tasks: their columns, and their tasks in groups.
 
-A group, a row group of Parquet or a run of TFRecords, is what one worker does at a time.
+A group is a row group of Parquet or a sequence of TFRecords, the unit of work.
 """
 
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ class TaskFile(Protocol):
     """A file of tasks.
 
     Attributes:
-        names: Of its columns.
-        id_type: Of its column `task`.
+        names: Names of its columns.
+        id_type: Type of its column `task`.
     """
 
     names: list[str]
     id_type: pa.DataType
 
     def groups(self) -> list[tuple[int, int]]:
-        """For each group of tasks, by what `batches` finds it, and how many there are."""
+        """The start of each group of tasks, for `batches`, and its number of tasks."""
 
     def task_bytes(self, start: int) -> int:
-        """The size of a task in the group `start`, about."""
+        """The approximate size of a task in the group `start`."""
 
     def batches(self, start: int, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
         """The tasks of the group `start`, `size` at a time."""
@@ -50,7 +50,7 @@ class ParquetTasks:
         self.id_type = schema.field("task").type if "task" in schema.names else pa.null()
 
     def groups(self) -> list[tuple[int, int]]:
-        """The number of each row group, and how many rows it has."""
+        """The number of each row group, and its number of rows."""
         count = self._metadata.num_row_groups
         return [(group, self._metadata.row_group(group).num_rows) for group in range(count)]
 
@@ -62,7 +62,7 @@ class ParquetTasks:
     def batches(self, start: int, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
         """The rows of a row group, `size` at a time."""
         with pq.ParquetFile(self._file, metadata=self._metadata, memory_map=True) as parquet:
-            # Every core has a worker already.
+            # Every core already has a worker.
             yield from parquet.iter_batches(size, [start], columns, use_threads=False)
 
 

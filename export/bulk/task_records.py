@@ -1,9 +1,9 @@
-"""Tasks in TFRecord files, a `tf.train.Example` each. Only for these does `bulk` need TensorFlow.
+"""Tasks in TFRecord files, one `tf.train.Example` each. Only these need TensorFlow.
 
 The columns of `task_table` by the same names: `task` is an int64 or text in UTF-8, `labels` and
 `ways` are int64, `features` float32 or, read faster, bytes, `images` bytes. All examples of a file
-are alike in this. TFRecord has no index, so the lengths of the records are walked through once,
-which finds a file that is cut short; checksums are not compared.
+have the same columns. TFRecord has no index, so the lengths of the records are read once, which
+detects a truncated file. Checksums are not compared.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import pyarrow as pa
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-GROUP = 8192  # tasks that one worker does at a time
+GROUP = 8192  # tasks per group
 BEFORE, AFTER = 12, 4  # bytes: a record's length and the checksum of it; the checksum of the record
 
 
@@ -44,20 +44,20 @@ class RecordTasks:
         self.id_type = pa.int64() if self._kinds.get("task") == "int64_list" else pa.string()
 
     def groups(self) -> list[tuple[int, int]]:
-        """The byte at which each group of tasks begins, and how many there are."""
+        """The first byte of each group of tasks, and its number of tasks."""
         with self._open() as content:
             begins = [begin - BEFORE for begin, _ in self._walk(content, 0)]
         return [(begins[n], len(begins[n : n + GROUP])) for n in range(0, len(begins), GROUP)]
 
     def task_bytes(self, start: int) -> int:
-        """The size of a task, about."""
+        """The approximate size of a task."""
         return self._task_bytes
 
     def batches(self, start: int, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
         """The tasks of the group that begins at a byte, `size` at a time.
 
         Raises:
-            ValueError: An example is not like the first of the file.
+            ValueError: An example differs from the first of the file.
         """
         specs = {name: self._spec(name) for name in columns}
         with self._open() as content:
@@ -81,7 +81,7 @@ class RecordTasks:
             yield content
 
     def _walk(self, content: mmap.mmap | bytes, offset: int) -> Iterator[tuple[int, int]]:
-        """Where each record begins and ends, from a byte on."""
+        """Start and end of each record, from a byte on."""
         size = len(content)
         while offset < size:
             begin = offset + BEFORE
@@ -96,7 +96,7 @@ class RecordTasks:
         dtype = kinds[self._kinds[name]]
         if name == "task":
             return tf.io.FixedLenFeature([], dtype)
-        if dtype == tf.string or name == "ways":  # where it is missing, the task is refused
+        if dtype == tf.string or name == "ways":  # if it is missing, the task is rejected
             return tf.io.FixedLenFeature([], dtype, "" if dtype == tf.string else 0)
         return tf.io.RaggedFeature(dtype)
 

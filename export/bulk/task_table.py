@@ -1,15 +1,16 @@
-"""Tasks in Parquet or TFRecord: which columns, and which of the tasks cannot be learned.
+"""Tasks in Parquet or TFRecord: their columns, and which of them can be learned.
 
-One row, or one `tf.train.Example`, a task:
+One row or `tf.train.Example` per task:
 
-    task      its id, of any type; it is handed on to the head
-    labels    list of integers, M of them, 0..N-1; -1 marks a row of padding
-    features  the M x D features of the support set, row after row; or instead
+    task      its id, of any type; copied to the head
+    labels    list of integers, M of them, 0..N-1; -1 marks a padding row
+    features  the M x D features of the support set, row by row; or instead
     images    the M images, as the bundle takes them (uint8 [H, W, C], for example)
-    ways      optional integer: N; that of the bundle where there is no such column
+    ways      optional integer, N; by default that of the bundle
 
 `features` and `images` are binary (the values themselves, float32 little-endian or uint8: the
-fastest to read), or a list of numbers, flat or with a list a row. Of TFRecord, see `task_records`.
+fastest to read), or a list of numbers, flat or with one list per row. Of TFRecord, see
+`task_records`.
 """
 
 import math
@@ -32,9 +33,10 @@ OUT_OF_RANGE = -2
 
 
 class Chunk(NamedTuple):
-    """A group of tasks of a file: what one worker does at a time, and one part of the output.
+    """A group of tasks of a file, the unit of work, which becomes one part of the output.
 
-    `start` is where the file has it, `part` the file name of that part, `tasks` how many there are.
+    `start` is its place in the file, `part` the file name of the output, `tasks` its number of
+    tasks.
     """
 
     file: str
@@ -48,11 +50,11 @@ class Tasks(NamedTuple):
 
     Attributes:
         ids: Arrow array `[T]`.
-        rows: How many rows each has, `[T]`.
-        ways: How many classes each has, `[T]`.
+        rows: Number of rows of each task, `[T]`.
+        ways: Number of classes of each task, `[T]`.
         labels: int32 `[R]`.
-        inputs: `[R, ...]`, one task's rows after the other's.
-        source: What these are, `"features"` or `"images"`.
+        inputs: `[R, ...]`, the rows of one task after another.
+        source: Kind of the inputs, `"features"` or `"images"`.
     """
 
     ids: pa.Array
@@ -64,7 +66,7 @@ class Tasks(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """Tasks that cannot be learned: their ids and, for each, why."""
+    """Tasks that cannot be learned: their ids, and the reason for each."""
 
     ids: pa.Array
     reasons: list[str]
@@ -91,7 +93,7 @@ def list_chunks(tasks: Path) -> list[Chunk]:
 
 
 def _choose_columns(file: Path, opened: TaskFile) -> tuple[str, list[str]]:
-    """The column of features or images, and all that are read."""
+    """The column of features or images, and all columns to read."""
     names = set(opened.names)
     if not names >= {"task", "labels"} or not names & {"features", "images"}:
         raise ValueError(
@@ -108,7 +110,7 @@ def read_chunk(
     """The tasks of a chunk, some at a time, so that memory is bounded.
 
     Raises:
-        ValueError: A column is of a type that it cannot be.
+        ValueError: A column has an invalid type.
     """
     source, columns = _choose_columns(Path(chunk.file), opened)
     head_bytes = 4 * manifest.feature_size * manifest.ways

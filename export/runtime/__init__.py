@@ -1,4 +1,4 @@
-"""Running a bundle: one interface, whatever the format behind it."""
+"""Runs a bundle: one interface for all formats."""
 
 from anil_tf.export.runtime.base import Adaptation, BundleRuntime, Runtime
 from anil_tf.export.runtime.registry import RUNTIMES, Entry, open_bundle

@@ -1,4 +1,4 @@
-"""Running a bundle: one interface, whatever the format behind it."""
+"""Runs a bundle: one interface for all formats."""
 
 import abc
 import statistics
@@ -12,7 +12,7 @@ import numpy as np
 from anil_tf.export.manifest import Draft, open_manifest
 from anil_tf.export.signatures import LIMITS, Signature, bind, difference
 
-BATCH = 32  # images that go through a backbone at once: bounds the memory
+BATCH = 32  # images per call of the backbone, to bound the memory
 
 
 class Adaptation(NamedTuple):
@@ -31,7 +31,7 @@ class Adaptation(NamedTuple):
 
     @classmethod
     def from_outputs(cls, outputs: dict[str, np.ndarray]) -> "Adaptation":
-        """What the signature `adapt` returned, by name."""
+        """Makes it of the outputs of the signature `adapt`, by name."""
         return cls(
             outputs["adapted_kernel"],
             outputs["adapted_bias"],
@@ -60,7 +60,7 @@ class Runtime(Protocol):
     Attributes:
         name: Name of the runtime.
         inner_lr: Learning rate of the inner loop.
-        inner_steps: Number of steps of the inner loop, unless others are asked for.
+        inner_steps: Default number of inner steps.
     """
 
     name: str
@@ -110,7 +110,7 @@ class BundleRuntime(abc.ABC):
         self.signatures = self.manifest.signatures
 
     def check_signature(self, name: str, found: Signature) -> None:
-        """Refuse a graph that is not what the manifest says; each format calls it as it opens.
+        """Reject a graph that does not match the manifest. Each format calls this when it opens.
 
         Raises:
             ValueError: A name, a dtype or a fixed size differs.
@@ -152,7 +152,7 @@ class BundleRuntime(abc.ABC):
         return self._run(signature, arrays)
 
     def milliseconds(self, signature: str, calls: int = 20, **inputs: Any) -> float:
-        """Median time of a call of a signature, after a first that does not count."""
+        """Median time of a call of a signature, after one that does not count."""
         arrays = bind(self.signatures[signature], inputs)
         times = []
         for _ in range(calls + 1):

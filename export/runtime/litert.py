@@ -17,7 +17,7 @@ from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL, TensorSpec
 
 Arrays = dict[str, np.ndarray]
 
-# What an input of fixed shape is filled up with; a kernel and features with 0.
+# Padding of inputs with fixed shapes; kernels and features are padded with 0.
 PADDING = {"labels": NO_CLASS_LABEL, "bias": NO_CLASS_BIAS}
 
 
@@ -32,11 +32,11 @@ class Function(Protocol):
 
 
 class LitertRuntime(BundleRuntime):
-    """A `Runtime` on LiteRT's interpreter, on the CPU; sizes are as free as in ONNX.
+    """A `Runtime` on LiteRT's interpreter, on the CPU, for any sizes.
 
     Args:
         bundle: Folder of the bundle.
-        threads: Number of threads; a head is too small to gain by more than one.
+        threads: Number of threads; a head is too small to benefit from more than one.
     """
 
     name = "litert"
@@ -72,10 +72,10 @@ class LitertInt8Runtime(LitertRuntime):
 
 
 class LitertStaticRuntime(LitertRuntime):
-    """A `Runtime` on the file of fixed shapes: pads what goes in, cuts what comes out.
+    """A `Runtime` on the file with fixed shapes: pads inputs and cuts outputs.
 
-    A batch of any size is run in parts. Rows and classes are as many as the file holds, or fewer;
-    the feature size is that of the bundle.
+    A batch of any size is run in parts. Rows and classes must fit into the file. The feature size
+    is that of the bundle.
     """
 
     name = "litert_static"
@@ -134,7 +134,7 @@ class LitertStaticRuntime(LitertRuntime):
                 )
 
     def _pad(self, array: np.ndarray, axes: tuple[int | str, ...], value: float) -> np.ndarray:
-        """Fill every axis up to what the file holds, a batch up to a multiple of it."""
+        """Pad every axis to the size in the file, and a batch to a multiple of it."""
         shape = [
             math.ceil(size / self._held[axis]) * self._held[axis]
             for axis, size in zip(axes, array.shape, strict=True)
@@ -145,10 +145,10 @@ class LitertStaticRuntime(LitertRuntime):
 
 
 class LitertCompiledRuntime(LitertStaticRuntime):
-    """A `Runtime` on LiteRT's `CompiledModel`, as its APIs for phones and browsers run a file.
+    """A `Runtime` on LiteRT's `CompiledModel`, which its APIs for phones and browsers use.
 
-    On the file of fixed shapes: with dynamic ones LiteRT 2.3 writes beyond the buffers of outputs
-    whose size it learns while running.
+    It runs the file with fixed shapes: with dynamic ones LiteRT 2.3 writes beyond the buffers of
+    outputs whose size it learns while running.
     """
 
     name = "litert_compiled"

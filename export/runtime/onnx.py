@@ -57,7 +57,7 @@ class OnnxRuntime(BundleRuntime):
         names = [output.name for output in session.get_outputs()]
         try:
             outputs = session.run(names, inputs)
-        except Exception as error:  # its exceptions have no class in common
+        except Exception as error:  # its exceptions have no common class
             raise ValueError(f"{signature} cannot be run on these inputs: {error}") from error
         return dict(zip(names, outputs, strict=True))
 
@@ -72,12 +72,12 @@ class OnnxInt8Runtime(OnnxRuntime):
 
 
 def refuse_external_data(graph: bytes, file: str) -> None:
-    """Refuse an ONNX graph whose weights lie in other files: their paths may lead anywhere.
+    """Reject an ONNX graph with weights in other files, whose paths could lead anywhere.
 
     Raises:
-        ValueError: It refers to one.
+        ValueError: The graph refers to another file.
     """
-    if b"location" not in graph:  # the key without which no tensor can name a file
+    if b"location" not in graph:  # a tensor needs this key to name a file
         return
     import onnx
     from onnx.external_data_helper import _get_all_tensors, uses_external_data

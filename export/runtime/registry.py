@@ -1,4 +1,4 @@
-"""Which runtimes there are: where their code is, which files they read, how to install them."""
+"""The list of runtimes: their code, the files that they read, and how to install them."""
 
 import importlib
 from pathlib import Path

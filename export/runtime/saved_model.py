@@ -15,8 +15,8 @@ from anil_tf.export.signatures import Signature, TensorSpec
 class SavedModelRuntime(BundleRuntime):
     """A `Runtime` on a bundle's SavedModel.
 
-    Not `tf.saved_model.load`: that rebuilds Python objects, and finds weights which a server,
-    restoring variables by name, would not.
+    It does not use `tf.saved_model.load`, which rebuilds Python objects and finds weights that a
+    server, which restores variables by name, would not find.
     """
 
     name = "saved_model"

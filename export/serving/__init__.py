@@ -1,1 +1,1 @@
-"""TensorFlow Serving: what a server needs, how a client reaches it, where heads are kept."""
+"""TensorFlow Serving: files for a server, transports of the client, stores of heads."""

@@ -1,4 +1,4 @@
-"""`serving/`: what an operator needs to put a bundle's SavedModel on TensorFlow Serving.
+"""`serving/`: files with which an operator serves a bundle's SavedModel.
 
 The files are those of `templates/`, with the name of the model and the version of the server.
 """

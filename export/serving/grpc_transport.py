@@ -45,9 +45,9 @@ class GrpcTransport:
     """A `Transport` over gRPC.
 
     Args:
-        target: Where the server is, as gRPC has it: `host:port`, `dns:///name:port`.
-        timeout: Seconds for a call, its retries included.
-        secure: Use TLS, with the certificates that gRPC knows.
+        target: Address of the server in gRPC's form: `host:port`, `dns:///name:port`.
+        timeout: Timeout of a call in seconds, with its retries.
+        secure: Whether to use TLS, with gRPC's certificates.
     """
 
     def __init__(self, target: str, timeout: float, secure: bool = False):

@@ -1,4 +1,4 @@
-"""Where the heads of many users are kept: a folder, or Redis."""
+"""Stores for the heads of many users: a folder, or Redis."""
 
 import hashlib
 import tempfile
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class HeadStore(Protocol):
-    """Keeps a head for each key, such as a user's id: any text."""
+    """Stores one head per key. A key is any text, such as a user's id."""
 
     def put(self, key: str, head: Head) -> None:
-        """Keep a head, in place of an earlier one."""
+        """Store a head, replacing an earlier one."""
 
     def get(self, key: str) -> Head:
         """The head of a key.
@@ -27,18 +27,19 @@ class HeadStore(Protocol):
         """
 
     def delete(self, key: str) -> None:
-        """Forget the head of a key, if there is one."""
+        """Delete the head of a key, if there is one."""
 
 
 class FolderStore:
     """Heads as `.npz` files, which `anil predict --head` reads too.
 
-    A reader finds the old head or the new one, never half of it. Files are named by the sha256 of
-    their keys, in 256 folders, so that any text is a key and millions of them do no harm.
+    A reader finds the old head or the new one, never a part of it. Files are named by the sha256 of
+    their keys, in 256 folders, so any text is a key and millions of files are no
+    problem.
 
     Args:
-        folder: Made if it does not exist.
-        manifest: Of the bundle that the heads are for.
+        folder: Folder of the store; created if it does not exist.
+        manifest: Manifest of the bundle that the heads belong to.
     """
 
     def __init__(self, folder: str | Path, manifest: Manifest):
@@ -50,7 +51,7 @@ class FolderStore:
         return self._folder / digest[:2] / f"{digest}.npz"
 
     def put(self, key: str, head: Head) -> None:
-        """Keep a head, in place of an earlier one."""
+        """Store a head, replacing an earlier one."""
         head.write(self.path(key))
 
     def get(self, key: str) -> Head:
@@ -61,7 +62,7 @@ class FolderStore:
             raise KeyError(key) from error
 
     def delete(self, key: str) -> None:
-        """Forget the head of a key, if there is one."""
+        """Delete the head of a key, if there is one."""
         self.path(key).unlink(missing_ok=True)
 
 
@@ -69,16 +70,16 @@ class RedisStore:
     """Heads in Redis, each the bytes of its `.npz` file.
 
     Args:
-        client: From `redis.Redis(...)`, without `decode_responses`.
-        manifest: Of the bundle that the heads are for.
-        prefix: Before each key; several models can share a Redis.
+        client: Client made by `redis.Redis(...)`, without `decode_responses`.
+        manifest: Manifest of the bundle that the heads belong to.
+        prefix: Prefix of each key, so that several models can share a Redis.
     """
 
     def __init__(self, client: "redis.Redis", manifest: Manifest, prefix: str = "anil:head:"):
         self._client, self._manifest, self._prefix = client, manifest, prefix
 
     def put(self, key: str, head: Head) -> None:
-        """Keep a head, in place of an earlier one."""
+        """Store a head, replacing an earlier one."""
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "head.npz"
             head.write(file)
@@ -95,5 +96,5 @@ class RedisStore:
             return read_head(file, self._manifest)
 
     def delete(self, key: str) -> None:
-        """Forget the head of a key, if there is one."""
+        """Delete the head of a key, if there is one."""
         self._client.delete(self._prefix + key)

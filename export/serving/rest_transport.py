@@ -1,4 +1,4 @@
-"""TensorFlow Serving over REST: JSON, in need of neither TensorFlow nor gRPC."""
+"""TensorFlow Serving over REST: JSON, without TensorFlow or gRPC."""
 
 import json
 from http import HTTPStatus
@@ -21,12 +21,12 @@ CODES: dict[int, str] = {
 class RestTransport:
     """A `Transport` over REST.
 
-    Requests are columnar, with the key "inputs": row by row, by "instances", `adapt` could not be
-    asked at all, since its inputs have different first axes.
+    Requests are columnar, with the key "inputs". In the row format, "instances", `adapt` cannot be
+    called, because its inputs have different first axes.
 
     Args:
-        url: Where the server is, `http://host:port` or `https://host:port`.
-        timeout: Seconds for an attempt.
+        url: Address of the server, `http://host:port` or `https://host:port`.
+        timeout: Timeout of an attempt in seconds.
     """
 
     def __init__(self, url: str, timeout: float):
@@ -37,7 +37,7 @@ class RestTransport:
             redirect=False,
             other=False,
             status_forcelist=[HTTPStatus.SERVICE_UNAVAILABLE],
-            allowed_methods=None,  # a POST too: the same request has the same answer
+            allowed_methods=None,  # also a POST, because requests are idempotent
             backoff_factor=FIRST_PAUSE,
             raise_on_status=False,
         )
@@ -60,7 +60,7 @@ class RestTransport:
         if response.status != HTTPStatus.OK:
             raise ServingError(CODES.get(response.status, "UNKNOWN"), _reason(response))
         outputs = response.json()["outputs"]
-        if len(declared.outputs) == 1:  # then the server leaves its name out
+        if len(declared.outputs) == 1:  # the server then omits its name
             outputs = dict.fromkeys(declared.outputs, outputs)
         return {
             name: np.array(outputs[name], tensor.dtype) for name, tensor in declared.outputs.items()

@@ -1,4 +1,4 @@
-"""What the client needs of a connection to TensorFlow Serving, and how it fails."""
+"""The client's connection to TensorFlow Serving, and its errors."""
 
 from typing import Protocol
 
@@ -11,11 +11,11 @@ FIRST_PAUSE = 0.2  # seconds before the first retry; doubled each time
 
 
 class ServingError(RuntimeError):
-    """A server refused a request, or did not answer.
+    """A server rejected a request, or did not reply.
 
     Attributes:
         code: The name of the gRPC status, such as `INVALID_ARGUMENT`, `UNAVAILABLE` or
-            `DEADLINE_EXCEEDED`; over REST the one that the HTTP status stands for.
+            `DEADLINE_EXCEEDED`; over REST the one that corresponds to the HTTP status.
     """
 
     def __init__(self, code: str, message: str):
@@ -31,11 +31,11 @@ class Transport(Protocol):
     ) -> dict[str, np.ndarray]:
         """Outputs by name of a signature run on arrays.
 
-        A server that is not there is asked again, `RETRIES` times with growing pauses. Nothing else
-        is repeated: a refusal stays one, and a call that ran out of time may have cost its time.
+        A call is repeated only if the server is unavailable, `RETRIES` times with growing pauses. A
+        rejected request would be rejected again, and a timed-out call has used its time.
 
         Raises:
-            ServingError: The server refused, or did not answer in time.
+            ServingError: The server rejected the request, or did not reply in time.
         """
 
     def close(self) -> None:

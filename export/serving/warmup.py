@@ -1,8 +1,8 @@
-"""Warm-up requests: what TensorFlow Serving runs on a SavedModel before it lets callers in.
+"""Warm-up requests, which TensorFlow Serving runs on a SavedModel before it accepts requests.
 
-A server that meets its first request cold answers it late: it prepares a signature when that is
-first asked for. A model that fails its own warm-up requests is not served at all, so they also keep
-out a server setting under which these signatures would not work.
+Without them the first request to each signature would be slow. A model that fails its own warm-up
+requests is not served at all, so they also detect server settings under which the signatures would
+not work.
 
 Source: https://www.tensorflow.org/tfx/serving/saved_model_warmup
 """
@@ -25,11 +25,11 @@ Requests = list[tuple[str, dict[str, np.ndarray]]]
 def choose_requests(episodes: ReferenceEpisodes, head: InitialHead) -> Requests:
     """A request for each signature, of two classes with one image each, and one image to predict.
 
-    So few because the file lies beside the weights on every device and every server.
+    They are few, because the file is copied with the weights to every server.
 
     Args:
         episodes: Episodes of the run's own examples.
-        head: What adaptation starts from.
+        head: Initial head.
 
     Returns:
         Signature names with input arrays by name, of the declared dtypes.
@@ -56,7 +56,7 @@ def choose_requests(episodes: ReferenceEpisodes, head: InitialHead) -> Requests:
         ),
         ("predict", {"features": v.query_features[0][:1].astype(np.float32), **start}),
         ("adapt_and_predict", at_once),
-        # The same function by another name, which a server nevertheless prepares apart.
+        # The same function under another name, which a server warms up separately.
         ("serving_default", at_once),
     ]
 

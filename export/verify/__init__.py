@@ -1,4 +1,4 @@
-"""Comparing every runtime of a bundle with a float64 reference."""
+"""Compares every runtime of a bundle with a float64 reference."""
 
 from anil_tf.export.verify.checks import check, format_parity, run_cases, verify_bundle
 

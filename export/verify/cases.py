@@ -1,4 +1,4 @@
-"""What `verify` checks: calls of the signatures, and what the float64 reference answers."""
+"""What `verify` checks: calls of the signatures, and what the float64 reference returns."""
 
 import functools
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ from anil_tf.export.verify.episodes import ReferenceEpisodes
 BOUND = 1e-5
 END_TO_END_BOUND = 1e-4  # rounding in the features passes through all of adaptation
 INT8_BOUND = 0.1  # of quantized features: a coarse net for a wrong scale; accuracy is the judge
-# At a rate too high for its features, gradient descent amplifies rounding without limit. No float32
-# runtime can be held to more than the last bit of its inputs decides, so this many times what that
-# bit changes is allowed where it is more than the bound.
+# At too high a learning rate, gradient descent amplifies rounding without limit. The last bit of the
+# inputs then changes the outputs by more than the bound. A float32 runtime is allowed this multiple
+# of that change.
 LAST_BIT_SLACK = 10.0
 NUDGES = 4
 LONG = 10  # adapting for so many times longer than in training must not drift either
@@ -27,9 +27,9 @@ Arrays = dict[str, np.ndarray]
 class Case(NamedTuple):
     """A call of one signature, and what it must return.
 
-    The outputs are in groups of one unit, and differences are relative to the largest value of
-    their group. The bias is beside the losses, for both are logarithms of probabilities: a
-    balanced support set leaves it near zero, where relative to itself it would be all rounding.
+    The outputs are grouped by unit, and a difference is relative to the largest value of its
+    group. The bias is in the group of the losses: both are logarithms of probabilities. A balanced
+    support set leaves the bias near zero, so relative to itself it would be all rounding.
     """
 
     check: str
@@ -44,7 +44,7 @@ def measure(outputs: Arrays, expected: tuple[Arrays, ...]) -> float:
 
     Args:
         outputs: What a runtime returned, by name.
-        expected: What it should have, in groups of one unit.
+        expected: What it should have returned, grouped by unit.
 
     Raises:
         ValueError: A name or a shape differs, or a value is not finite.

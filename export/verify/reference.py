@@ -1,6 +1,6 @@
 """Adaptation and prediction in NumPy, in float64, written from the paper's equations.
 
-What every runtime is compared with. It shares no code and no algebra with the exported graphs:
+Every runtime is compared with it. It shares no code and no algebra with the exported graphs:
 it moves the kernel and the bias along their own gradients, one step after another.
 
 Source: Raghu et al. 2020, https://arxiv.org/abs/1909.09157, section 4.1.
@@ -12,7 +12,7 @@ from anil_tf.export.runtime.base import Adaptation
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Logarithm of the softmax over the last axis."""
+    """The logarithm of the softmax over the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
@@ -35,7 +35,7 @@ def adapt(
         kernel: `[D, N]`.
         bias: `[N]`.
         learning_rate: Rate of the inner loop.
-        steps: How many updates.
+        steps: Number of updates.
         dtype: Precision to compute in; float32 shows what that precision alone costs.
         balanced: Whether every class counts alike (`Manifest.balanced`) or every row does.
 

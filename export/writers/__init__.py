@@ -1,1 +1,1 @@
-"""From a Keras model to the files of a bundle, a format each."""
+"""From a Keras model to the files of a bundle, one module per format."""

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Learn classes from a few images each, then name the classes of other images.
+"""Learn classes from a few images of each, then classify other images.
 
     python adapt.py learn DIR --output head.npz                  DIR/class-name/*.jpg
     python adapt.py learn DIR --from head.npz --output more.npz  adds the classes in DIR
     python adapt.py learn --from head.npz --remove NAME --output fewer.npz
     python adapt.py predict --head head.npz IMAGE...
 
-Lies in the folder of the exported model that it runs. Needs: pip install numpy onnxruntime pillow
+This script is in the folder of the model that it runs. Needs: pip install numpy onnxruntime pillow
 and, for pictures in HEIC: pip install pillow-heif
-A head keeps the features of the images that it was learned from, so that it can be added to.
+A head stores the features of its images, so that classes can be added later.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def read_head(file: Path) -> dict[str, np.ndarray]:
         fits = fits and head["kernel"].shape == (size, len(head["names"]))
     except OSError:
         raise
-    except Exception as error:  # a damaged or hostile archive raises almost any
+    except Exception as error:  # a damaged or hostile archive can raise almost any
         raise ValueError(f"{file} is not a head: {error}") from error
     if not fits:
         raise ValueError(f"{file} was made with another model than {manifest()['name']!r}")
@@ -72,7 +72,7 @@ def read_head(file: Path) -> dict[str, np.ndarray]:
 
 
 def collect(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
-    """Features of each class: those of an earlier head, less some, and those of a folder."""
+    """Features of each class: an earlier head's, without removed classes, and a folder's."""
     classes: dict[str, np.ndarray] = {}
     if arguments.known:
         head = read_head(arguments.known)
@@ -137,12 +137,12 @@ def predict(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Run the command; a mistake of the user is one line and exit status 2."""
+    """Run the command. A user's mistake is one line with exit status 2."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     commands = parser.add_subparsers(required=True, metavar="learn | predict")
     command = commands.add_parser("learn", help="learn the classes of a folder")
-    command.add_argument("folder", metavar="DIR", type=Path, nargs="?", help="a folder a class")
+    command.add_argument("folder", metavar="DIR", type=Path, nargs="?", help="one folder per class")
     command.add_argument("--from", dest="known", type=Path, metavar="HEAD", help="to add to")
     command.add_argument("--remove", action="append", default=[], metavar="NAME", help="forget it")
     command.add_argument("--output", type=Path, required=True, metavar="HEAD", help="to write")

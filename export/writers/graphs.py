@@ -1,4 +1,4 @@
-"""The functions of a bundle as TensorFlow graphs, which every export format is converted from."""
+"""The functions of a bundle as TensorFlow graphs, from which every format is converted."""
 
 from typing import Any, NamedTuple
 
@@ -28,8 +28,8 @@ class InitialHead(NamedTuple):
     def tensors(self, ways: tf.Tensor) -> Tensors:
         """`kernel` `[D, ways]` and `bias` `[ways]`.
 
-        A graph cannot refuse: asked for more classes than it has columns, a head that is not
-        shared returns the columns that it has. The runtimes of this package raise instead.
+        A graph cannot raise errors: if `ways` exceeds the columns of a head that is not shared, all
+        its columns are returned. The runtimes of this package raise instead.
         """
         kernel, bias = tf.constant(self.kernel), tf.constant(self.bias)
         if self.shared:
@@ -41,10 +41,9 @@ class InitialHead(NamedTuple):
 
 
 class Graphs(NamedTuple):
-    """What an exporter takes: a `tf.function` for each signature, and what they read.
+    """The input of an exporter: a `tf.function` for each signature, and their weights.
 
-    `metadata` is what a single file should say of itself, `Settings.metadata`; `name` is the
-    bundle's.
+    `metadata` is written into single files, see `Settings.metadata`; `name` is that of the bundle.
     """
 
     functions: dict[str, Any]
@@ -67,8 +66,8 @@ def build_graphs(
     Args:
         backbone: Images `[B, ...]` -> features `[B, D]`, with pixel scaling inside; run in
             inference mode.
-        head: What adaptation starts from.
-        signatures: From `signatures.declare`.
+        head: Initial head.
+        signatures: Signatures made by `signatures.declare`.
         metadata: Settings to write into every file that can hold them.
         name: Name of the bundle.
 
@@ -85,7 +84,8 @@ def build_graphs(
     def adapt_and_predict(
         support_image: tf.Tensor, support_labels: tf.Tensor, query_image: tf.Tensor
     ) -> Tensors:
-        # A shared head takes its classes from the support set, so padding there is negative.
+        # A shared head takes the number of classes from the support set, so padding must be
+        # negative.
         ways = tf.reduce_max(support_labels) + 1 if head.shared else tf.constant(head.bias.size)
         adapted = adapt(
             functions["features"](support_image)["features"],
@@ -110,7 +110,7 @@ def build_graphs(
 
 
 def specs(inputs: dict[str, TensorSpec]) -> list[tf.TensorSpec]:
-    """What `tf.function` takes as the input signature; axes with a name are dynamic."""
+    """Input signature for `tf.function`; axes with a name are dynamic."""
     return [
         tf.TensorSpec([axis if isinstance(axis, int) else None for axis in axes], dtype, name)
         for name, (dtype, axes) in inputs.items()

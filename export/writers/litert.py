@@ -1,8 +1,8 @@
-"""The LiteRT files of a bundle: every function a signature of one file.
+"""The LiteRT files of a bundle. Every function is a signature of one file.
 
 `model.tflite` takes any sizes. `model_static.tflite` has fixed shapes, for runtimes that need them;
-it has room for a number of rows and classes, and whoever has fewer marks the rest as
-`signatures.NO_CLASS_LABEL` and `NO_CLASS_BIAS` say. `model_int8.tflite` has 8-bit convolutions.
+it has space for a number of rows and classes, and unused ones are marked with
+`signatures.NO_CLASS_LABEL` and `NO_CLASS_BIAS`. `model_int8.tflite` has 8-bit convolutions.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ from anil_tf.export import layout
 from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL, TensorSpec
 from anil_tf.export.writers.graphs import Graphs, InitialHead, specs
 
-# `adapt_and_predict` is three calls for whoever runs LiteRT, as it is for ONNX.
+# `adapt_and_predict` takes three calls with LiteRT, as with ONNX.
 SIGNATURES = ("features", "initial_head", "adapt", "predict")
 
-# What a file of fixed size has room for.
+# Space in a file with fixed shapes: the ways of the Omniglot recipes, with 5 shots.
 WAYS = 20  # at least, if the head can have any number of classes
 SHOTS = 5
 
@@ -39,7 +39,7 @@ def export_litert(graphs: Graphs, bundle: Path) -> None:
     """Write `litert/model.tflite` and `litert/model_static.tflite`.
 
     Args:
-        graphs: From `graphs.build_graphs`.
+        graphs: Graphs made by `graphs.build_graphs`.
         bundle: Folder of the bundle.
 
     Raises:
@@ -53,7 +53,7 @@ def export_litert(graphs: Graphs, bundle: Path) -> None:
 def quantize_litert(bundle: Path, images: np.ndarray) -> None:
     """Write `litert/model_int8.tflite`: `model.tflite` with convolutions in 8-bit integers.
 
-    Weights have a scale for each channel, activations the range that they have over the images.
+    Weights have one scale per channel, activations their range over the images.
     The head stays in float32.
 
     Args:
@@ -68,7 +68,7 @@ def quantize_litert(bundle: Path, images: np.ndarray) -> None:
     for operation in (TFLOperationName.CONV_2D, TFLOperationName.DEPTHWISE_CONV_2D):
         quantizer.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        # It warns of its own way to find the ranges, and shows a bar for milliseconds of work.
+        # It warns about its own calibration, and shows a bar for milliseconds of work.
         warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
         ranges = quantizer.calibrate({"features": batches}, num_threads=1)
         quantized = quantizer.quantize(
@@ -78,7 +78,7 @@ def quantize_litert(bundle: Path, images: np.ndarray) -> None:
 
 
 def room_for_ways(head: InitialHead) -> int:
-    """How many classes a file of fixed size has room for."""
+    """Number of classes for which a file with fixed shapes has space."""
     return max(WAYS, head.ways) if head.shared else head.bias.size
 
 
@@ -97,7 +97,7 @@ def adapt_used(
 
 
 def _fix_shapes(graphs: Graphs) -> dict[str, Any]:
-    """The functions with a fixed size for every axis, one image a call."""
+    """The functions with fixed sizes, for one image per call."""
     columns = room_for_ways(graphs.head)
     sizes: dict[int | str, int] = {
         "batch": 1,
@@ -135,14 +135,14 @@ def write_functions(
 
     Args:
         functions: A `tf.function` with an input signature, by name.
-        variables: What they read and write.
-        path: File to write; its folder is made.
+        variables: Variables that they read and write.
+        path: File to write; its folder is created.
 
     Raises:
-        ValueError: A function needs another operation.
+        ValueError: A function needs an operation that is not built in.
     """
     module = tf.Module()
-    module.variables_in_use = variables  # untracked, they would be missing from the file
+    module.variables_in_use = variables  # untracked variables would be missing from the file
     signatures = {name: function.get_concrete_function() for name, function in functions.items()}
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures=signatures)
@@ -165,10 +165,10 @@ def write_functions(
 
 
 def check_builtin(content: bytes) -> None:
-    """Refuse a model with an operation that not every LiteRT runtime has.
+    """Reject a model with an operation that some LiteRT runtimes lack.
 
     Raises:
-        ValueError: An operation is a custom one, or TensorFlow's (Flex).
+        ValueError: An operation is custom, or one of TensorFlow's (Flex).
     """
     model = schema.ModelT.InitFromPackedBuf(content)
     custom = [code.customCode.decode() for code in model.operatorCodes if code.customCode]

@@ -1,4 +1,4 @@
-"""The ONNX files of a bundle, one a function, each also in ONNX Runtime's own format."""
+"""The ONNX files of a bundle, one per function, each also in ONNX Runtime's own format."""
 
 import errno
 import inspect
@@ -41,7 +41,7 @@ def export_onnx(graphs: Graphs, bundle: Path) -> None:
     """Write `onnx/{backbone,initial_head,adapt,predict}.onnx`, the same as `.ort`, and `adapt.py`.
 
     Args:
-        graphs: From `graphs.build_graphs`.
+        graphs: Graphs made by `graphs.build_graphs`.
         bundle: Folder of the bundle.
 
     Raises:
@@ -53,7 +53,7 @@ def export_onnx(graphs: Graphs, bundle: Path) -> None:
 
 
 def _adapt_script() -> str:
-    """`adapt.py`: the script with the file that it imports from this package put in its place."""
+    """The text of `adapt.py`: the script, with the module that it imports inserted."""
     script = Path(__file__).with_name("adapt_script.py").read_text(encoding="utf-8")
     source = inspect.getsource(pictures)
     line = r"^from anil_tf\.datasets\.pictures import .*\n"
@@ -109,10 +109,10 @@ def _convert(function: Any) -> onnx.ModelProto:
 
 
 def _check_operations(graph: onnx.GraphProto) -> None:
-    """Refuses a graph with an operation that is none of ONNX's.
+    """Rejects a graph with an operation that ONNX does not have.
 
     Raises:
-        ValueError: There is one. The message says in which layer.
+        ValueError: There is such an operation. The message names the layer.
     """
     for node in graph.node:
         if not onnx.defs.has(node.op_type, OPSET, node.domain):
@@ -172,7 +172,7 @@ def quantize_onnx(bundle: Path, images: np.ndarray) -> None:
 
 
 def _leave_output_float(graph: onnx.GraphProto) -> None:
-    """Take out the quantization of what the last convolution returns."""
+    """Remove the quantization of the last convolution's output."""
     last = [node for node in graph.node if node.op_type == "Conv"][-1]
     (quantize,) = (node for node in graph.node if last.output[0] in node.input)
     (dequantize,) = (node for node in graph.node if quantize.output[0] in node.input)
@@ -199,7 +199,7 @@ class _Calibration(CalibrationDataReader):
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    del model.opset_import[:]  # the tools add domains that they might have used
+    del model.opset_import[:]  # the tools add domains that are not used
     model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
     onnx.save(model, path)
     # The converter can return an invalid graph without an error.
@@ -208,7 +208,7 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _save_as_ort(path: Path) -> None:
-    """Write an ONNX file in ONNX Runtime's format beside it, which its smallest builds read.
+    """Write an ONNX file also in ONNX Runtime's format, which its smallest builds read.
 
     As `onnxruntime.tools.convert_onnx_models_to_ort` does, which also leaves a list of operators.
     """
@@ -222,7 +222,7 @@ def _save_as_ort(path: Path) -> None:
             providers=["CPUExecutionProvider"],
             disabled_optimizers=["NchwcTransformer"],  # its layouts are those of one processor
         )
-    except Fail as error:  # its word for a disk that is full, among others
+    except Fail as error:  # its error for a full disk, among others
         if shutil.disk_usage(path.parent).free > path.stat().st_size:
             reason = " ".join(str(error).split())
             raise ValueError(
@@ -259,14 +259,14 @@ def _declare(graph: onnx.GraphProto, name: str, signature: Signature) -> None:
     for values, declared in ((graph.input, signature.inputs), (graph.output, signature.outputs)):
         del values[:]
         values.extend(_describe(name, tensor) for name, tensor in declared.items())
-    # Shapes in between, whose dynamic axes the converter names at random; runtimes infer them.
+    # Intermediate shapes have random names of dynamic axes; runtimes infer them.
     del graph.value_info[:]
 
 
 def _fix_shapes(model: onnx.ModelProto) -> None:
-    """Give every Reshape of one open size a constant shape, as accelerators want it.
+    """Give every Reshape with one variable size a constant shape, which accelerators need.
 
-    Keras flattens to a shape that it computes from the number of images.
+    Keras computes the shape from the number of images.
     """
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {
@@ -298,7 +298,7 @@ def _prune(graph: onnx.GraphProto) -> None:
 
 
 def _outer_names(graph: onnx.GraphProto) -> set[str]:
-    """What the body of a loop may take from around it: every name that it reads or returns."""
+    """Names that the body of a loop may use from outside: all that it reads or returns."""
     return {name for node in graph.node for name in node.input} | {v.name for v in graph.output}
 
 

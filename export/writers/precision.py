@@ -8,7 +8,7 @@ import numpy as np
 from anil_tf.support.keras_private import flatten_layers
 
 # Largest differences of a copy's features, relative to the largest feature. In another precision
-# they are a net for what is wrong, not for rounding; 16-bit floats have 8 or 11 bits.
+# they only detect wrong copies, not rounding; 16-bit floats have 8 or 11 bits.
 SAME_BOUND, PRECISION_BOUND, HALF_BOUND = 1e-5, 1e-3, 0.1
 
 
@@ -40,7 +40,7 @@ def with_precision(backbone: keras.Model, dtype: str) -> keras.Model:
 def check_copies(
     backbone: keras.Model, exported: keras.Model, precise: keras.Model, images: np.ndarray
 ) -> float:
-    """Compares the copies of a backbone with the backbone's own answers.
+    """Compares the copies of a backbone with the backbone itself.
 
     Args:
         backbone: The model that was trained.
@@ -49,12 +49,13 @@ def check_copies(
         images: `[n, ...]`, as the backbone takes them.
 
     Returns:
-        What float32 decides of the features: the largest difference to float64, relative to the
-        largest feature.
+        The effect of rounding in float32: the largest difference of the features to float64,
+        relative to the largest feature.
 
     Raises:
-        ValueError: A copy computes something else: a layer keeps state that neither its
-            configuration nor its weights hold. The layer is named.
+        ValueError: A copy computes something else, because a layer has state outside its
+            configuration and
+        weights. The layer is named.
     """
     if any("16" in layer.compute_dtype for layer in backbone.layers):
         _check(backbone, exported, images, HALF_BOUND)

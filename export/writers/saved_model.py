@@ -17,7 +17,7 @@ def export_saved_model(graphs: Graphs, bundle: Path) -> None:
     """Write `saved_model/1/`, every function a signature, each weight stored once.
 
     Args:
-        graphs: From `graphs.build_graphs`.
+        graphs: Graphs made by `graphs.build_graphs`.
         bundle: Folder of the bundle.
     """
     module = tf.Module()
@@ -37,14 +37,14 @@ def export_saved_model(graphs: Graphs, bundle: Path) -> None:
 
 
 def guarded(function: Any, shared: bool) -> Any:
-    """The function, refusing numbers beyond `signatures.LIMITS`: a network may reach it.
+    """The function with checks of `signatures.LIMITS`, for servers on a network.
 
-    Two thousand million classes or steps, or a label of that size, would take all of a server's
-    memory or time. What is refused is an INVALID_ARGUMENT that says what was received.
+    Two billion classes or steps, or a label of that size, would take all of a server's memory or
+    time. The error is an INVALID_ARGUMENT that says what was received.
 
     Args:
-        function: Of `graphs.build_graphs`.
-        shared: Whether the largest label decides on the number of classes.
+        function: Function made by `graphs.build_graphs`.
+        shared: Whether the largest label sets the number of classes.
     """
 
     def checked(**inputs: tf.Tensor) -> Tensors:

@@ -1,4 +1,4 @@
-"""What an export starts from: a run directory, or a model in memory with some training images."""
+"""The source of an export: a run directory, or a model in memory with training images."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ from anil_tf.model import ANIL
 from anil_tf.saving import load_model
 from anil_tf.support.untrusted import read_arrays, read_toml
 
-# What is kept of the examples given for a model in memory: enough to verify and to quantize it.
+# The number of examples kept for a model in memory, enough to verify and quantize it.
 CLASSES, IMAGES_PER_CLASS = 20, 10
 
 
 class Source(NamedTuple):
-    """A trained model, images to verify it on, and what is known of its training.
+    """A trained model, images to verify it on, and information about its training.
 
     Attributes:
         model: The trained model.
@@ -41,7 +41,7 @@ class Source(NamedTuple):
 
 
 def read_run(run: Path) -> Source:
-    """Read a run directory. Whatever its recipe leaves out stays unknown.
+    """Read a run directory. Settings that its recipe omits stay unknown.
 
     Args:
         run: Folder with `model.keras`, `recipe.toml` and `examples.npz`.
