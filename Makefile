@@ -13,7 +13,7 @@ READY := $(VENV)/ready
 TYPES := build/types
 WEB := examples/browser/node_modules/.ready
 
-.PHONY: demo test web lint docs docs-notebook bench bench-export bench-serving clean
+.PHONY: demo test web lint types docs docs-notebook bench bench-export bench-serving clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -25,7 +25,8 @@ docs: $(READY)
 docs-notebook: $(READY)
 	@mkdir -p build/tutorial
 	cp docs/tutorial.ipynb build/tutorial/
-	cd build/tutorial && $(if $(PHOTOS),PHOTOS="$(abspath $(PHOTOS))") PATH="$(BIN):$$PATH" $(BIN)/jupyter nbconvert --to notebook --execute \
+	if [ -n "$$PHOTOS" ]; then PHOTOS=$$(cd "$$PHOTOS" && pwd) || exit; export PHOTOS; fi; \
+	cd build/tutorial && PATH="$(BIN):$$PATH" $(BIN)/jupyter nbconvert --to notebook --execute \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=1200 \
 	  --ExecutePreprocessor.coalesce_streams=True \
 	  --output-dir $(CURDIR)/docs tutorial.ipynb
@@ -55,10 +56,13 @@ $(WEB): examples/browser/package-lock.json
 	cd examples/browser && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
-# mypy reads no import hook and no __path__: it is shown the packages as a wheel lays them out.
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --silent types
+
+# mypy reads no import hook and no __path__: it gets the packages as a wheel lays them out.
+types: $(READY)
 	@rm -rf $(TYPES)
 	@mkdir -p $(TYPES)/anil_tf
 	@ln -s $(CURDIR)/anil_tf/* $(CURDIR)/training $(CURDIR)/export $(TYPES)/anil_tf
@@ -73,5 +77,7 @@ $(READY): pyproject.toml constraints.txt
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	test ! -e demo/.made-by-the-demo || rm -rf demo
+	test ! -e demo/.made-by-the-demo || { cd demo && \
+	  rm -rf data run bundle letters figures.json answers.png .made-by-the-demo; }
+	@rmdir demo 2>/dev/null || true
 	find anil_tf training export tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

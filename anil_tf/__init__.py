@@ -15,7 +15,7 @@ from anil_tf.support.registration import register_with_keras
 # small convolutional network about 1.6 times faster. The variable is read at TensorFlow's import.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # In a checkout, `training/` and `export/` lie beside this folder; in a wheel they lie inside it.
 _ROOT = Path(__file__).resolve().parent.parent

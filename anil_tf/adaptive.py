@@ -6,6 +6,8 @@ from typing import Any, Literal, get_args
 import keras
 import tensorflow as tf
 
+from anil_tf import losses
+from anil_tf.embedding import Norm
 from anil_tf.episodic import EpisodicModel
 from anil_tf.heads import HeadInit, KerasHead, LinearHead
 
@@ -24,8 +26,11 @@ class AdaptiveModel(EpisodicModel):
         learn_inner_lr: Whether the outer loop trains the rate; `"per_step"` for one rate per step.
         first_order: Whether to leave out second derivatives.
         inner_loop: Form of the inner loop; see `ANIL`.
+        loss: Loss of one row; see `ANIL`.
+        targets: Kind of the targets, for a loss of your own; see `ANIL`.
+        norm: Images whose statistics batch normalisation uses; see `ANIL`.
         head: A Keras layer to use in place of the linear head.
-        **kwargs: `loss`, `targets` and `norm` of `EpisodicModel`, and arguments of a Keras model.
+        **kwargs: Arguments of every Keras model: `name`, `trainable`, `dtype`.
 
     Raises:
         ValueError: An argument is out of its range, or two of them exclude each other.
@@ -42,6 +47,9 @@ class AdaptiveModel(EpisodicModel):
         learn_inner_lr: bool | Literal["per_step"] = False,
         first_order: bool = False,
         inner_loop: InnerLoop = "auto",
+        loss: losses.Loss = "cross_entropy",
+        targets: losses.Targets | None = None,
+        norm: Norm = "batch",
         head: keras.layers.Layer | None = None,
         **kwargs: Any,
     ) -> None:
@@ -60,7 +68,9 @@ class AdaptiveModel(EpisodicModel):
                 "inner_loop='gram' needs the linear head. Use 'auto' or 'tape' with head=..."
             )
         layer = LinearHead(ways, head_init) if head is None else KerasHead(head)
-        super().__init__(backbone, ways=ways, head=layer, **kwargs)
+        super().__init__(
+            backbone, ways=ways, loss=loss, targets=targets, norm=norm, head=layer, **kwargs
+        )
         self.head_init = head_init
         self.inner_steps = inner_steps
         self.learn_inner_lr = learn_inner_lr

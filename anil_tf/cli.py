@@ -26,7 +26,7 @@ COMMANDS = {
     "adapt": ("anil_tf.export.cli:adapt", "Learn new classes from folders of images."),
     "adapt-many": ("anil_tf.export.cli:adapt_many", "Learn many tasks, a head for each."),
     "predict": ("anil_tf.export.cli:predict", "Name the classes of images by an adapted head."),
-    "datasets": ("anil_tf.training.cli:datasets", "List what can be trained on."),
+    "datasets": ("anil_tf.training.datasets_cli:datasets", "List what can be trained on."),
 }
 
 

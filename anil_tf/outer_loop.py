@@ -17,7 +17,7 @@ from anil_tf.support import keras_private
 class Predictions(NamedTuple):
     """Logits `[T, Q, ways]` of the queries.
 
-    Args:
+    Attributes:
         before: Logits before adaptation; None in training where they cost an extra pass.
         after: Logits after adaptation.
     """

@@ -2,8 +2,8 @@
 
     make bench-export
 
-Both are written by the same exporters and run by the same runtimes; they differ in the loop alone.
-The plain one moves the kernel and the bias by their own gradients, X^T R and 1^T R, in each step.
+The same exporters write both and the same runtimes run them; only the loop differs. In each step
+the plain loop changes the kernel and the bias by their own gradients, X^T R and 1^T R.
 """
 
 import statistics
@@ -30,7 +30,7 @@ from anil_tf.support.json_files import write_json
 
 ROWS, WAYS = 25, 5
 SIZES, STEPS = (64, 1600), (10, 100)
-ROUNDS, CALLS = 20, 10  # each loop is called so many times in a row, then the other
+ROUNDS, CALLS = 20, 10  # calls of one loop before the other's turn
 
 Arrays = dict[str, np.ndarray]
 Adapt = Callable[[Arrays], Arrays]
@@ -75,7 +75,7 @@ def plain_adapt(
 
 
 def make_graphs() -> dict[str, Graphs]:
-    """A bundle's functions with either loop; the backbone is of no interest here."""
+    """A bundle's functions with each loop; the backbone does not matter here."""
     size = 8
     backbone = backbones.mlp((4,), units=size)
     zeros = np.zeros((size, 1), np.float32), np.zeros(1, np.float32)
@@ -105,7 +105,7 @@ def open_litert(bundle: Path) -> Adapt:
 
 
 def support_set(size: int, steps: int) -> Arrays:
-    """Random features of about unit length, at a rate where descent contracts."""
+    """Random features of about unit length, with a rate at which descent converges."""
     rng = np.random.default_rng(0)
     return {
         "features": rng.normal(0, size**-0.5, (ROWS, size)).astype(np.float32),
@@ -118,7 +118,7 @@ def support_set(size: int, steps: int) -> Arrays:
 
 
 def compare(loops: dict[str, Adapt], inputs: Arrays, rounds: int) -> dict[str, float]:
-    """Median milliseconds of each loop, in turn, after they were seen to agree."""
+    """Median milliseconds of each loop in turn, after checking that they agree."""
     kernels = [adapt(inputs)["adapted_kernel"] for adapt in loops.values()]
     np.testing.assert_allclose(*kernels, rtol=1e-3, atol=1e-5)
     times: dict[str, list[float]] = {name: [] for name in loops}
@@ -133,9 +133,9 @@ def compare(loops: dict[str, Adapt], inputs: Arrays, rounds: int) -> dict[str, f
 
 @click.command()
 @click.option("--rounds", default=ROUNDS, show_default=True, help=f"Of {CALLS} calls of each loop.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for the results.")
 def main(rounds: int, json_file: Path | None) -> None:
-    """Time `adapt` of either form on ONNX Runtime and LiteRT."""
+    """Time both forms of `adapt` on ONNX Runtime and LiteRT."""
     openers = {"ONNX Runtime": open_onnx, "LiteRT": open_litert}
     runtimes: dict[str, dict[str, Adapt]] = {name: {} for name in openers}
     with tempfile.TemporaryDirectory() as scratch:

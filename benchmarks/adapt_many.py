@@ -1,11 +1,11 @@
-"""`anil adapt-many` against a loop over single `adapt` calls, and with workers killed meanwhile.
+"""`anil adapt-many` compared with a loop of single `adapt` calls, and with workers killed.
 
     make bench-serving
 
-Tasks of 25 rows, 64 features and 5 classes, 10 steps; a million of them are 6.5 GB on the disk. The
-bulk run is timed whole, from the start of its process, files and all. It is compared with single
-calls of ONNX Runtime and of a TensorFlow session, as a server runs them, with features in memory
-and nothing written; and with a loop that does its job one by one, from Parquet to Parquet.
+Tasks have 25 rows, 64 features, 5 classes and 10 steps; a million of them take 6.5 GB of disk. The
+time of the bulk run is that of the whole process with its files. It is compared with single calls
+of ONNX Runtime and of a TensorFlow session, as a server makes them, with features in memory and
+nothing written; and with a loop that processes one task at a time, from Parquet to Parquet.
 """
 
 import json
@@ -38,7 +38,7 @@ SCHEMA = pa.schema(
 
 
 def write_tasks(folder: Path, tasks: int, size: int) -> None:
-    """Writes random tasks in files of `FILE` each; the same numbers recur, which costs the same."""
+    """Writes random tasks, `FILE` per file. Numbers repeat, which does not change the cost."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     features = rng.standard_normal((GROUP, ROWS * size), np.float32) / size**0.5
@@ -70,13 +70,13 @@ def start_run(
 
 
 def finish(process: subprocess.Popen) -> None:
-    """Waits for a run, which must succeed."""
+    """Waits for a run and checks that it succeeded."""
     if process.wait():
         raise SystemExit(f"anil adapt-many failed with status {process.returncode}")
 
 
 def time_calls(runtime: BundleRuntime, features: np.ndarray, rounds: int = 5) -> float:
-    """Heads a second of one call after another: the best of some rounds, each of all tasks."""
+    """Heads per second of single calls: the best of several rounds over all tasks."""
     head = runtime.initial_head(WAYS)
     rates = []
     for _ in range(rounds):
@@ -88,7 +88,7 @@ def time_calls(runtime: BundleRuntime, features: np.ndarray, rounds: int = 5) ->
 
 
 def time_loop(runtime: BundleRuntime, tasks: Path, output: Path, count: int = 5000) -> float:
-    """Heads a second of a loop that reads tasks, adapts to one after the other, writes heads."""
+    """Heads per second of a loop that reads tasks, adapts to one at a time, and writes heads."""
     start = time.perf_counter()
     head = runtime.initial_head(WAYS)
     rows = []
@@ -121,7 +121,7 @@ def check(runtime: BundleRuntime, tasks: Path, output: Path) -> float:
 
 
 def kill_two(process: subprocess.Popen, heads: Path) -> int:
-    """Kills two workers in the middle of a run, one after the other; how many it could find."""
+    """Kills two workers during a run, one after the other. Returns the number killed."""
     killed = 0
     while killed < 2 and process.poll() is None:
         time.sleep(0.05)
@@ -148,14 +148,14 @@ def same_files(one: Path, other: Path) -> bool:
 
 
 @click.command()
-@click.option("--tasks", default=1_000_000, show_default=True, help="How many.")
+@click.option("--tasks", default=1_000_000, show_default=True, help="Number of tasks.")
 @click.option("--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),
-    help="Keep bundle and tasks here, and use those that are here. A temporary one by default.",
+    help="Folder in which bundle and tasks are kept and reused; temporary by default.",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for the results.")
 def main(tasks: int, runner: str, folder: Path | None, json_file: Path | None) -> None:
     """Time both, compare their heads, then kill workers and compare the outputs."""
     with tempfile.TemporaryDirectory(dir=folder) as temporary:

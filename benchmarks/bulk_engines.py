@@ -1,9 +1,9 @@
-"""Many small adaptations at once: NumPy against TensorFlow, XLA and ONNX Runtime, on one core.
+"""Many small adaptations together: NumPy, TensorFlow, XLA and ONNX Runtime on one core.
 
     python -m benchmarks.bulk_engines
 
-Why `anil_tf.export.bulk.gram` is in NumPy. Tiles of tasks in memory, the steps unrolled for the
-others.
+Shows why `anil_tf.export.bulk.gram` uses NumPy. Tasks are in memory; the other engines unroll the
+steps.
 """
 
 import os
@@ -27,7 +27,7 @@ CALLS = 100
 
 
 def adapt(features: tf.Tensor, labels: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """Kernels `[T, D, N]` of T tasks, without what `adapt_tasks` also gives."""
+    """Kernels `[T, D, N]` of T tasks, without the other results of `adapt_tasks`."""
     targets = tf.one_hot(labels, WAYS)
     gram = tf.matmul(features, features, transpose_b=True) + 1.0
     logits = tf.matmul(features, kernel[tf.newaxis]) + bias
@@ -40,7 +40,7 @@ def adapt(features: tf.Tensor, labels: tf.Tensor, kernel: tf.Tensor, bias: tf.Te
 
 
 def engines(inputs: dict[str, np.ndarray]) -> dict[str, Callable[[], np.ndarray]]:
-    """Each engine as a function of nothing."""
+    """Each engine as a function without arguments."""
     specs = [tf.TensorSpec(value.shape, value.dtype, name) for name, value in inputs.items()]
     tensors = [tf.constant(value) for value in inputs.values()]
     plain = tf.function(adapt, input_signature=specs)
@@ -60,7 +60,7 @@ def engines(inputs: dict[str, np.ndarray]) -> dict[str, Callable[[], np.ndarray]
 
 
 def main() -> None:
-    """Times all, and checks that they agree."""
+    """Times all engines, and checks that they agree."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     rng = np.random.default_rng(0)

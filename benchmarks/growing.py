@@ -1,4 +1,4 @@
-"""What adding a fifth class to a saved head does to the four that it knew.
+"""Accuracy of four known classes before and after a fifth is added to their head.
 
 .venv/bin/python -m benchmarks.growing BUNDLE --data-dir DIR
 """
@@ -14,10 +14,10 @@ from anil_tf.export.head import Head, fit_head, read_head
 from anil_tf.export.runtime import open_bundle
 from anil_tf.metrics import mean_and_ci95
 from anil_tf.support.json_files import write_json
-from anil_tf.training.recipe import Data, Evaluation
+from anil_tf.training.recipe import DataTable, EvaluationTable
 from anil_tf.training.samplers import make_sampler
 
-KNOWN = 4  # classes before; one more is added
+KNOWN = 4  # known classes; one more is added
 
 
 @click.command()
@@ -25,15 +25,15 @@ KNOWN = 4  # classes before; one more is added
 @click.option("--data-dir", type=click.Path(path_type=Path), envvar="ANIL_DATA_DIR")
 @click.option("--episodes", default=600, show_default=True)
 @click.option("--shots", default=1, show_default=True)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for the results.")
 def main(
     bundle: Path, data_dir: Path | None, episodes: int, shots: int, json_file: Path | None
 ) -> None:
     """Learn four classes, save, add a fifth, and classify queries of all five before and after."""
     runtime = open_bundle(bundle)
     manifest = runtime.manifest
-    data = Data(**manifest.data)
-    protocol = Evaluation(**manifest.evaluation | {"ways": KNOWN + 1, "shots": shots})
+    data = DataTable(**manifest.data)
+    protocol = EvaluationTable(**manifest.evaluation | {"ways": KNOWN + 1, "shots": shots})
     classes = data.load(("test",), data_dir)["test"]
     sampler = make_sampler(data, classes, protocol, manifest.seed, "test")
 

@@ -1,4 +1,4 @@
-"""A bundle with 64 features for the serving benchmarks: random weights, which cost the same."""
+"""A bundle with 64 features and random weights, for the serving benchmarks."""
 
 import contextlib
 import io

@@ -1,10 +1,10 @@
-"""Many clients at once on a served bundle: no error, every answer that of offline, and how fast.
+"""Many clients of a served bundle: errors, agreement with offline results, and speed.
 
     make bench-serving
 
-Each client learns and predicts in turn, at random, over loopback. The server is TensorFlow Serving
-where `tensorflow_model_server` is on the PATH, otherwise the Python one of the tests, whose figures
-say nothing about TensorFlow Serving's; the output names it.
+Each client learns or predicts at random, over loopback. The server is TensorFlow Serving where
+`tensorflow_model_server` is on the PATH, otherwise the tests' Python server, which says nothing
+about the speed of TensorFlow Serving. The output names the server.
 """
 
 import multiprocessing
@@ -37,7 +37,7 @@ Episode = tuple[np.ndarray, np.ndarray, np.ndarray, Head, np.ndarray]
 
 
 def make_episodes(bundle: Path, manifest: Manifest) -> list[Episode]:
-    """Support images, labels, query images; and offline, the head and the probabilities."""
+    """Support images, labels and query images, with the head and probabilities computed offline."""
     runtime = open_bundle(bundle, "saved_model")
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(WAYS), SHOTS)
@@ -60,7 +60,7 @@ def make_episodes(bundle: Path, manifest: Manifest) -> list[Episode]:
 def ask(
     client: FewShotClient, episodes: list[Episode], seconds: float, seed: int
 ) -> dict[str, Any]:
-    """One client: milliseconds of its calls, and how many failed or were answered wrongly."""
+    """One client: milliseconds of its calls, and the numbers of errors and wrong results."""
     rng = np.random.default_rng(seed)
     times: dict[str, list[float]] = {"learn": [], "predict": []}
     errors, wrong = [], 0
@@ -86,7 +86,7 @@ def ask(
 def ask_many(
     url: str, manifest: Manifest, episodes: list[Episode], seconds: float, seeds: list[int]
 ) -> list[dict[str, Any]]:
-    """The clients of one process, a thread and a connection each."""
+    """The clients of one process, each with its own thread and connection."""
     clients = [FewShotClient(url, manifest) for _ in seeds]
     for client in clients:
         client.call("initial_head", ways=WAYS)
@@ -108,7 +108,7 @@ def resident_megabytes() -> float:
 
 
 def summarise(results: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    """Calls a second, percentiles of their milliseconds, and what went wrong."""
+    """Calls per second, percentiles of their milliseconds, and the errors."""
     errors = [error for result in results for error in result["errors"]]
     figures: dict[str, Any] = {
         "errors": len(errors),
@@ -130,13 +130,15 @@ def summarise(results: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
 @click.option("--seconds", default=60.0, show_default=True)
 @click.option("--protocol", type=click.Choice(["grpc", "http"]), default="grpc", show_default=True)
 @click.option(
-    "--bundle", type=click.Path(path_type=Path, exists=True), help="A small random one by default."
+    "--bundle",
+    type=click.Path(path_type=Path, exists=True),
+    help="Bundle to serve [default: a small random one]",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for the results.")
 def main(
     clients: int, seconds: float, protocol: str, bundle: Path | None, json_file: Path | None
 ) -> None:
-    """Ask a server for a while, and check every answer."""
+    """Send requests to a server for a while, and check every result."""
     from tests.export.serving.server import serve_bundle
 
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,4 +1,4 @@
-"""Draws `docs/gram.png`: what a step of the plain inner loop touches, and one of the Gram form.
+"""Draws `docs/gram.png`: the matrices in a step of the plain inner loop and of the Gram form.
 
 python docs/figures.py
 """
@@ -15,7 +15,7 @@ INK = "#1f2328"
 
 
 def main() -> None:
-    """Writes the figure beside this file."""
+    """Writes the figure next to this file."""
     figure = Figure(figsize=(9, 6.4))
     figure.patch.set_facecolor("white")
     axes = figure.add_axes((0, 0, 1, 1))
@@ -86,7 +86,7 @@ def _box(
 
 
 def _sign(axes: Axes, x: float, middle: float, text: str, width: float = 0.4) -> float:
-    """Something between two matrices; returns where the next begins."""
+    """A sign between two matrices; returns the left edge of the next."""
     axes.text(x + width / 2, middle, text, fontsize=13, ha="center", va="center", color=INK)
     return x + width
 

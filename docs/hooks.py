@@ -1,4 +1,4 @@
-"""MkDocs hooks: copy the packages together for mkdocstrings; make a page of the notebook."""
+"""MkDocs hooks: copies the packages for mkdocstrings, and makes a page of the notebook."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ NOTEBOOK = "tutorial.ipynb"
 
 
 def on_startup(**_: object) -> None:
-    """Copies the packages together as a wheel has them: mkdocstrings reads no `__path__`."""
+    """Copies the packages as in a wheel, because mkdocstrings does not read `__path__`."""
     root = Path(__file__).parent.parent
     package = root / "build" / "docs" / "anil_tf"
     shutil.rmtree(package, ignore_errors=True)
@@ -21,7 +21,7 @@ def on_startup(**_: object) -> None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the notebook, which is committed with its outputs, as a page of the site's own look."""
+    """Adds the notebook, which is committed with its outputs, as a page of the site."""
     notebook = files.get_file_from_path(NOTEBOOK)
     if notebook is not None:
         text, resources = MarkdownExporter().from_filename(notebook.abs_src_path)

@@ -1,9 +1,9 @@
-"""Writes the tables of docs/results.md anew from the JSON files in docs/results/.
+"""Writes the tables of docs/results.md from the JSON files in docs/results/.
 
     python docs/results.py
 
-The page is written by hand but for what stands between `<!-- table NAME -->` and `<!-- end -->`:
-docs/results/NAME.json, as `anil reproduce --json` writes it, or all figures of the folder
+The page is written by hand, except for the text between `<!-- table NAME -->` and `<!-- end -->`:
+docs/results/NAME.json, as `anil reproduce --json` writes it, or all JSON files of the folder
 docs/results/NAME/, as `anil evaluate --json` writes them.
 """
 
@@ -11,6 +11,8 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+
+from anil_tf.training.wording import markdown_table
 
 DOCS = Path(__file__).resolve().parent
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -52,8 +54,7 @@ def _evaluation(name: str, figures: dict[str, Any]) -> dict[str, str]:
 
 def _table(rows: list[dict[str, str]]) -> str:
     columns = ["" if key == "row" else key for key in rows[0]]
-    lines = [columns, ["---"] * len(columns), *(list(row.values()) for row in rows)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return markdown_table(columns, [list(row.values()) for row in rows])
 
 
 def main() -> None:

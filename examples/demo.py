@@ -1,6 +1,6 @@
 """`make demo`: train, evaluate, export, verify, then learn new letters without TensorFlow.
 
-Every step is a command of `anil`, printed before it runs. What they make lies in `demo/`.
+Every step is a command of `anil`, printed before it runs. The results are in `demo/`.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
     _anil("train", "--recipe", "glyphs", "--data-dir", data, "--output", run)
     _title("2. Evaluate on scripts never seen, with and without adaptation")
     _anil("evaluate", run, "--data-dir", data, "--json", figures)
-    _title("3. Export, and hold every runtime to a float64 reference")
+    _title("3. Export, and compare every runtime with a float64 reference")
     _anil("export", run, "--output", bundle)
     _anil("verify", bundle)
     _title("4. Learn five letters of an unseen script, on ONNX Runtime alone")
@@ -58,8 +58,8 @@ def main() -> None:
 
 
 def choose_letters(classes: ClassImages, seed: int) -> list[tuple[str, ClassImages]]:
-    """Five letters each of some scripts of the test split, drawn by the seed."""
-    from anil_tf.datasets.glyphs import script_of  # imports TFDS, which nobody is to wait for
+    """Five letters of each of several scripts of the test split, drawn by the seed."""
+    from anil_tf.datasets.glyphs import script_of  # imports TFDS, which takes seconds
 
     rng = np.random.default_rng(seed)
     members: dict[str, list[int]] = {}

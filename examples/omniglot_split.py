@@ -3,10 +3,10 @@
     python examples/omniglot_split.py JSON_DIR LISTS
     anil train --recipe omniglot-20way-1shot --set data.class_lists=LISTS --output RUN
 
-The split (Vinyals et al. 2016; 1,028 characters to train, 172 to validate, 423 to test) goes around
-as `train.json`, `val.json` and `test.json`, which name characters as the original archive does:
-`{"background": {"Braille": ["character01", ...]}, "evaluation": {...}}`. TFDS names the same
-character `Braille_0`.
+The split (Vinyals et al. 2016; 1,028 characters to train, 172 to validate, 423 to test) is
+distributed as `train.json`, `val.json` and `test.json`, which name characters as the original
+archive does: `{"background": {"Braille": ["character01", ...]}, "evaluation": {...}}`. TFDS names
+the same character `Braille_0`.
 """
 
 import csv

@@ -11,7 +11,8 @@ NO_CLASS_LABEL = -1
 NO_CLASS_BIAS = -1e30
 
 # A request's own numbers: beyond them memory or time would be taken for what nobody needs.
-LIMITS = {"ways": (1, 2**16), "steps": (0, 2**14)}
+MAX_STEPS = 2**14
+LIMITS = {"ways": (1, 2**16), "steps": (0, MAX_STEPS)}
 
 
 class TensorSpec(NamedTuple):

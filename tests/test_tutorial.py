@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 @pytest.fixture
 def first_cell(repository, tmp_path):
-    """Runs the cell in a folder, with PHOTOS or without."""
+    """Runs the cell in a folder as a notebook does, with PHOTOS or without."""
     cells = json.loads((repository / "docs" / "tutorial.ipynb").read_text("utf-8"))["cells"]
     code = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     program = tmp_path / "cell.py"
@@ -22,10 +23,11 @@ def first_cell(repository, tmp_path):
     def run(folder: Path, photos: str | None = None) -> subprocess.CompletedProcess[str]:
         paths = [str(repository), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        environment["IPYTHONDIR"] = str(tmp_path / "ipython")
         environment.pop("PHOTOS", None)
         if photos is not None:
             environment["PHOTOS"] = photos
-        command = [sys.executable, str(program)]
+        command = [sys.executable, "-m", "IPython", "--colors=NoColor", str(program)]
         return subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
@@ -96,8 +98,8 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(
     before = files(reader)
     done = first_cell(reader, photos)
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert said in line
+    (line,) = done.stdout.splitlines()  # and no traceback
+    assert said in line and not done.stderr
     assert files(reader) == before and not (reader / "anil-tutorial-2").exists()
 
 
@@ -109,3 +111,22 @@ def test_the_demo_refuses_a_folder_that_it_did_not_make(repository, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and "mine exists, and this demo did not make it" in done.stderr
     assert files(tmp_path) == before
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+@pytest.mark.parametrize("made_by_the_demo", [True, False])
+def test_make_clean_leaves_what_a_user_keeps_beside_the_demo(
+    repository, tmp_path, made_by_the_demo
+):
+    shutil.copy(repository / "Makefile", tmp_path)
+    theirs = [tmp_path / "demo" / "mine.npz", tmp_path / "demo" / "mug" / "1.jpg"]
+    demos = [tmp_path / "demo" / name for name in ("run/model.keras", "answers.png")]
+    for path in (*theirs, *demos):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    if made_by_the_demo:
+        (tmp_path / "demo" / ".made-by-the-demo").touch()
+    before = files(tmp_path)
+    subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, check=False)
+    removed = {*demos, tmp_path / "demo" / ".made-by-the-demo"} if made_by_the_demo else set()
+    assert files(tmp_path).keys() == before.keys() - removed

@@ -1,13 +1,9 @@
 """Rapid learning or feature reuse? What the inner loop changes in a run (Raghu et al. 2020).
 
 The paper's three experiments on the run's test tasks: adaptation with the first layers frozen,
-similarity of every layer before and after the inner loop, and a test without head and inner loop;
-and how much faster it is to adapt the head alone.
+similarity of every layer before and after the inner loop, and a test without head and inner loop.
 """
 
-import functools
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,29 +18,26 @@ from anil_tf.episodic import EpisodicModel
 from anil_tf.maml import Weights, adapt_task, adapting_weights, apply_head, initial_weights
 from anil_tf.metrics import mean_and_ci95
 from anil_tf.nil import predict_by_cosines
-from anil_tf.saving import load_model
 from anil_tf.similarity import as_rows, linear_cka, svcca
 from anil_tf.support.json_files import write_json
-from anil_tf.training.recipe import Recipe, read_recipe
-from anil_tf.training.samplers import make_sampler
-from anil_tf.training.train import build_model
+from anil_tf.training.run import FinishedRun
+from anil_tf.training.speed import measure_speed
 from anil_tf.training.wording import percent, share
 
 TASK = ("support_x", "support_y", "query_x")
 HEAD = "head"
-SPEED_REPEATS = 11
 
 
 def analyze(
     run: Path, data_dir: Path | None = None, tasks: int = 100, split: str = "test"
 ) -> dict[str, Any]:
-    """Analyses a run; writes `analysis.json` and `analysis.png` into it.
+    """Analyses a run, and writes `analysis.json` and `analysis.png` into it.
 
     Args:
-        run: A finished run of classification, with a Functional or Sequential backbone.
-        data_dir: Where the data lies.
-        tasks: How many tasks the accuracies and similarities are averaged over, at least two.
-        split: Whose classes to draw from.
+        run: Directory of a finished classification run with a Functional or Sequential backbone.
+        data_dir: Folder of the data.
+        tasks: Number of tasks to average over, at least two.
+        split: Split whose classes the tasks are drawn from.
 
     Returns:
         `algorithm`, `norm`, `split`, `seed`, `tasks`, `ways`, `shots`, `queries`, `inner_steps`;
@@ -53,19 +46,12 @@ def analyze(
 
     Raises:
         FileNotFoundError: The run is not there or not finished.
-        ValueError: It is a regression, or its backbone has no layers to look at.
+        ValueError: The run is a regression, or its backbone has no layers to read.
     """
-    if not (run / "model.keras").is_file():
-        raise FileNotFoundError(f"{run} is not a finished run: it has no model.keras")
-    recipe = read_recipe(run / "recipe.toml")
-    model = load_model(run / "model.keras")
-    regression = recipe.data.source == "sinusoid"
-    classes = None if regression else recipe.data.load((split,), data_dir)[split]
-    sampler = make_sampler(recipe.data, classes, recipe.evaluation, recipe.seed, split)
+    opened = FinishedRun(run, data_dir, split)
+    recipe, sampler = opened.recipe, opened.sampler()
     if not isinstance(sampler, EpisodeSampler):
         raise ValueError("Only classification is analysed. Received: a run of sine waves")
-    steps = recipe.evaluation.inner_steps
-    steps = model.inner_steps if steps is None else steps
     figures = {
         "algorithm": recipe.algorithm,
         "norm": recipe.model.norm,
@@ -75,19 +61,19 @@ def analyze(
         "ways": sampler.ways,
         "shots": sampler.shots,
         "queries": sampler.queries,
-        "inner_steps": steps,
-        **compare_tasks(model, sampler, tasks, steps),
+        "inner_steps": opened.steps,
+        **compare_tasks(opened.runtime.model, sampler, tasks, opened.steps),
         "speed": measure_speed(recipe, sampler),
     }
-    write_json(run / "analysis.json", figures)
+    write_json(opened.directory.analysis_file, figures)
     from anil_tf.training.report.pictures import draw_analysis
 
-    draw_analysis(figures, run / "analysis.png")
+    draw_analysis(figures, opened.directory.analysis_picture)
     return figures
 
 
 def list_blocks(backbone: keras.Model) -> dict[str, list[keras.layers.Layer]]:
-    """The layers of each block, in order; a block's name is what its layers' names begin with.
+    """The layers of each block, in order. A block's name is the beginning of its layers' names.
 
     `block1_conv` and `block1_relu` make up `block1`. Layers before the first and after the last
     block that has weights belong to none.
@@ -116,8 +102,8 @@ def compare_tasks(
     """`nil`, `freezing` and `similarity` over the sampler's first tasks.
 
     Freezing applies where the body adapts: `frozen` lists the layers that do not. Similarities are
-    of the queries' activations; SVCCA keeps 99% of the variance and takes every position of a
-    convolution as a row, CKA takes an image as a row.
+    of the queries' activations; SVCCA keeps 99% of the variance and has one row per position
+    of a convolution; CKA has one row per image.
     """
     blocks = list_blocks(model.backbone)
     names = list(blocks)
@@ -160,7 +146,7 @@ def compare_tasks(
 
 
 def _mean(name: str, values: Sequence[float], prefix: str = "") -> dict[str, float | None]:
-    """A mean and its interval; none where a value was not defined (a constant layer)."""
+    """A mean and its interval; None where a value is not defined (a constant layer)."""
     mean, interval = mean_and_ci95(values)
     if not np.isfinite(mean):
         return {name: None, f"{prefix}ci95": None}
@@ -174,9 +160,9 @@ def _make_answers(
     ways: int,
     steps: int,
 ) -> Callable[..., dict[int, tf.Tensor]]:
-    """A function from a task to its queries' logits, adapted with the first blocks frozen.
+    """Makes a function from a task to its queries' logits, adapted with the first blocks frozen.
 
-    It returns them for each depth, how many blocks are.
+    It returns logits for each depth, the number of frozen blocks.
     """
     block_of = {
         id(variable): number
@@ -204,16 +190,16 @@ def _make_answers(
 def _make_probe(
     model: EpisodicModel, blocks: dict[str, list[keras.layers.Layer]], ways: int, steps: int
 ) -> Callable[..., Any]:
-    """A function from a task to the queries' activations of every block and of the head.
+    """Makes a function from a task to its queries' activations in every block and in the head.
 
-    It returns them under the initial and under the adapted weights.
+    It returns the activations with the initial weights and with the adapted weights.
     """
     backbone = model.backbone
     outputs = [layers[-1].output for layers in blocks.values()]
     probe = keras.Model(backbone.inputs, [*outputs, backbone.outputs[0]])
 
     def order(values: Sequence[tf.Tensor], trainable: bool) -> list[tf.Tensor]:
-        """Values in the order of the backbone's variables, in that of the probe's."""
+        """Sorts values from the order of the backbone's variables to that of the probe's."""
         own, others = (
             model.trainable_variables if trainable else model.non_trainable_variables
             for model in (probe, backbone)
@@ -242,64 +228,8 @@ def _make_probe(
     return both
 
 
-def measure_speed(recipe: Recipe, sampler: EpisodeSampler) -> dict[str, Any]:
-    """Median milliseconds of ANIL and MAML with this recipe, taken in turns.
-
-    Returns:
-        For `train_step` (a whole outer step on a meta-batch of the training's size, of the
-        sampler's tasks) and `adaptation` (from a task's support images to its adapted weights):
-        `anil`, `maml` and `ratio`, how many times longer MAML takes.
-    """
-    norm = "support" if recipe.model.norm == "batch" else recipe.model.norm
-    table = recipe.model.model_copy(update={"norm": norm, "head_init": "per_class"})
-    training = recipe.training.model_copy(update={"ways": sampler.ways})
-    models = {
-        name: build_model(
-            recipe.model_copy(update={"algorithm": name, "model": table, "training": training})
-        )
-        for name in ("anil", "maml")
-    }
-    inputs, labels = next(iter(sampler.dataset(1, recipe.training.tasks)))
-    support, support_y = inputs["support_x"][0], inputs["support_y"][0]
-    steps: dict[str, Callable[[], Any]] = {
-        name: functools.partial(model.train_on_batch, inputs, labels)
-        for name, model in models.items()
-    }
-    loops = {name: _make_adaptation(model, support, support_y) for name, model in models.items()}
-    return {"train_step": _time_in_turns(steps), "adaptation": _time_in_turns(loops)}
-
-
-def _make_adaptation(
-    model: EpisodicModel, support: tf.Tensor, labels: tf.Tensor
-) -> Callable[[], Any]:
-    """The adaptation of one task from its support images, as each algorithm does it best."""
-
-    @tf.function
-    def adapt(support: tf.Tensor, labels: tf.Tensor) -> Any:
-        if model.adapts_body:
-            initial = initial_weights(model)
-            adapted = adapt_task(model, support, labels, initial, adapting_weights(model, initial))
-            return [*adapted.body, *adapted.head]
-        features, _ = model.embedding.run(support)
-        return model.adapt_head(features[tf.newaxis], labels[tf.newaxis])(features[tf.newaxis])
-
-    return lambda: [value.numpy() for value in tf.nest.flatten(adapt(support, labels))]
-
-
-def _time_in_turns(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(SPEED_REPEATS + 1):  # the first, which traces, does not count
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call()
-            times[name].append(1000 * (time.perf_counter() - started))
-    median = {name: statistics.median(taken[1:]) for name, taken in times.items()}
-    figures = {name: round(value, 3) for name, value in median.items()}
-    return {**figures, "ratio": round(median["maml"] / median["anil"], 2)}
-
-
 def format_analysis(figures: dict[str, Any]) -> str:
-    """The figures as tables for a terminal."""
+    """An analysis as tables for a terminal."""
     lines = [
         f"{figures['algorithm']}, {figures['tasks']} tasks of the {figures['split']} split, "
         f"{figures['ways']}-way {figures['shots']}-shot, {figures['inner_steps']} inner steps, "
@@ -310,7 +240,7 @@ def format_analysis(figures: dict[str, Any]) -> str:
     for row in figures["freezing"]:
         frozen = ", ".join(row["frozen"]) or "none"
         lines.append(f"frozen: {frozen:<28}{percent(row)}")
-    lines += ["", f"{'before against after':<22}{'SVCCA':<18}CKA"]
+    lines += ["", f"{'before and after':<22}{'SVCCA':<18}CKA"]
     for name, row in figures["similarity"].items():
         svcca_text, cka_text = (share(row[key], row[f"{key}_ci95"]) for key in ("svcca", "cka"))
         lines.append(f"{name:<22}{svcca_text:<18}{cka_text}")

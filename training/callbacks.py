@@ -1,4 +1,8 @@
-"""What watches over a training: the bar, a request to stop, and numbers that go wrong."""
+"""What `fit` runs beside the training steps: counting, reports, checkpoints, and reasons to stop.
+
+The callbacks know the run, see `TrainingRun`, and not each other. They depend on each other in one
+way only, the order in which Keras calls them, which `anil_tf.training.train.fit` sets.
+"""
 
 import contextlib
 import importlib.util
@@ -9,9 +13,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,32 +24,56 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from anil_tf.distribution import in_cluster
-from anil_tf.training.checkpoints import Checkpoint, State
+from anil_tf.training.checkpoints import State, TrainingRun
 from anil_tf.training.recipe import Recipe
 
-STOPPED = 128 + signal.SIGTERM  # as shells have it
-AGREE_EVERY = 10  # steps after which the workers of a cluster ask each other whether to stop
-# The loss, as a multiple of chance's, from which adaptation does harm; and when it is looked at.
+STOPPED = 128 + signal.SIGTERM  # the exit status that shells use
+AGREE_EVERY = 10  # steps between two questions of a cluster's workers whether one is to stop
+# Adaptation does harm where the loss exceeds this multiple of the loss by chance. The first steps
+# of an epoch are not judged.
 FAR_ABOVE_CHANCE, SETTLED = 2.0, 20
 _log = logging.getLogger(__name__)
 
 
-class Progress(keras.callbacks.Callback):
-    """One bar over all steps, and a line an epoch; leaves its `wall_seconds` for the history.
+class Counter(keras.callbacks.Callback):
+    """Counts steps and seconds in the run's state, and adds `wall_seconds` to an epoch's metrics.
 
     Args:
-        state: Where the run stands.
-        total: Steps in all.
-        shown: Whether this process reports at all.
+        run: Run in training.
     """
 
-    def __init__(self, state: State, total: int, shown: bool = True) -> None:
+    def __init__(self, run: TrainingRun) -> None:
         super().__init__()
-        self.state, self.shown = state, shown
-        self.since = time.perf_counter() - state.seconds
+        self.run = run
+        self.since = time.perf_counter() - run.state.seconds
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Counts the step."""
+        self.run.state.step += 1
+        self.run.state.seconds = time.perf_counter() - self.since
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Ends the epoch's time, which includes its validation."""
+        now = time.perf_counter()
+        if logs is not None:
+            logs["wall_seconds"] = now - self.since
+        self.since, self.run.state.seconds = now, 0.0
+
+
+class Progress(keras.callbacks.Callback):
+    """Shows one progress bar over all steps, and one line per epoch.
+
+    Args:
+        run: Run in training.
+        total: Number of steps of the whole run.
+    """
+
+    def __init__(self, run: TrainingRun, total: int) -> None:
+        super().__init__()
+        self.run = run
         self.bar = tqdm(
-            desc="Training", total=total, initial=state.step, unit="step",
-            disable=None if shown else True,
+            desc="Training", total=total, initial=run.state.step, unit="step",
+            disable=None if run.writes else True,
         )  # fmt: skip
 
     def __enter__(self) -> "Progress":
@@ -53,57 +82,74 @@ class Progress(keras.callbacks.Callback):
     def __exit__(self, *error: object) -> None:
         self.bar.close()
 
-    @property
-    def seconds(self) -> float:
-        """Of this epoch, so far."""
-        return time.perf_counter() - self.since
-
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Moves the bar."""
+        """Advances the bar."""
         self.bar.update()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Writes the epoch's figures."""
+        """Writes the epoch's metrics."""
         figures = ", ".join(
-            f"{name} {value:.4f}" for name, value in (logs or {}).items() if "before" not in name
+            f"{name} {value:.4f}"
+            for name, value in (logs or {}).items()
+            if "before" not in name and name != "wall_seconds"
         )
-        if logs is not None:
-            logs["wall_seconds"] = self.seconds
-        self.since = time.perf_counter()
-        if self.shown:
-            tqdm.write(f"step {self.state.step}/{self.bar.total}: {figures}")
+        if self.run.writes:
+            tqdm.write(f"step {self.run.state.step}/{self.bar.total}: {figures}")
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Writes history and checkpoint after every epoch.
+
+    Args:
+        run: Run in training.
+    """
+
+    def __init__(self, run: TrainingRun) -> None:
+        super().__init__()
+        self.run = run
+
+    @property
+    def state(self) -> State:
+        """Progress of the run."""
+        return self.run.state
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Restores the metrics of an epoch that was interrupted."""
+        if self.state.figures:
+            for variable, value in zip(
+                metric_variables(self.model), self.state.figures, strict=True
+            ):
+                variable.assign(value)
+        self.state.figures = []
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Writes the epoch's row and its checkpoint."""
+        figures = {name: float(value) for name, value in (logs or {}).items()}
+        self.run.finish_epoch(self.model, {"epoch": epoch, **figures})
 
 
 class StopRequest(keras.callbacks.Callback):
-    """On SIGTERM, finishes the step, saves and leaves with status 143.
+    """On SIGTERM, finishes the step, saves and exits with status 143.
 
-    A request in the middle of a validation is heard at its end. The workers of a cluster stop at
-    the same step, whichever of them was asked.
+    A request during a validation takes effect at its end. The workers of a cluster stop at the same
+    step, whichever of them got the request.
 
     Args:
-        checkpoint: Saves.
-        seconds: How long the epoch has taken.
-        steps_per_epoch: Of them.
-        command: The command that goes on.
-        strategy: Says which workers there are.
+        run: Run in training.
+        steps_per_epoch: Number of steps in an epoch.
+        strategy: Strategy of the model, which knows the workers.
     """
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        seconds: Callable[[], float],
-        steps_per_epoch: int,
-        command: str,
-        strategy: tf.distribute.Strategy,
+        self, run: TrainingRun, steps_per_epoch: int, strategy: tf.distribute.Strategy
     ) -> None:
         super().__init__()
-        self.checkpoint, self.seconds, self.command = checkpoint, seconds, command
-        self.steps_per_epoch, self.strategy = steps_per_epoch, strategy
+        self.run, self.steps_per_epoch, self.strategy = run, steps_per_epoch, strategy
         self.requested = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within it SIGTERM is a request; only the main thread can listen."""
+        """Context manager in which SIGTERM is a request to stop, in the main thread alone."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -114,16 +160,17 @@ class StopRequest(keras.callbacks.Callback):
             signal.signal(signal.SIGTERM, previous)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Stops within an epoch; at its end, the epoch is finished first."""
-        step = self.checkpoint.state.step
-        if step % self.steps_per_epoch and self._agreed(step % AGREE_EVERY == 0):
-            path = self.checkpoint.save_within_epoch(self.seconds())
-            self._leave(path)
+        """Stops within an epoch; after its last step, the epoch is finished first."""
+        state = self.run.state
+        if state.step % self.steps_per_epoch and self._agreed(state.step % AGREE_EVERY == 0):
+            values = metric_variables(self.model)
+            state.figures = [np.asarray(value).tolist() for value in values]
+            self._leave(self.run.save(self.model))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Stops after the epoch's checkpoint."""
         if self._agreed(True):
-            self._leave(self.checkpoint.folder)
+            self._leave(self.run.directory.checkpoints)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
@@ -137,73 +184,74 @@ class StopRequest(keras.callbacks.Callback):
         return float(self.strategy.reduce(tf.distribute.ReduceOp.SUM, requests, axis=None)) > 0
 
     def _leave(self, path: Path) -> None:
-        if self.checkpoint.writes:
+        if self.run.writes:
             tqdm.write(
-                f"Stopped by SIGTERM after step {self.checkpoint.state.step}; saved in {path}.\n"
-                f"Go on with: {self.command}",
+                f"Stopped by SIGTERM after step {self.run.state.step}; saved in {path}.\n"
+                f"Resume with: {self.run.resume_command}",
                 file=sys.stderr,
             )
         sys.exit(STOPPED)
 
 
 class NumberGuard(keras.callbacks.Callback):
-    """Ends training at a loss or a weight that is not finite; warns of adaptation that diverges.
+    """Ends training at a loss or a weight that is not finite; warns if adaptation diverges.
 
     Args:
-        recipe: What is trained.
-        state: Where the run stands.
-        seed: Of the stream of episodes.
-        ways: Classes that the queries are told apart by.
-        checkpoints: Their folder, to name the last good one.
+        run: Run in training.
+        recipe: Recipe of the run.
+        seed: Seed of the stream of episodes.
+        ways: Number of classes that a query is classified among.
     """
 
-    def __init__(
-        self, recipe: Recipe, state: State, seed: int, ways: int, checkpoints: Path
-    ) -> None:
+    def __init__(self, run: TrainingRun, recipe: Recipe, seed: int, ways: int) -> None:
         super().__init__()
-        self.recipe, self.state, self.seed, self.checkpoints = recipe, state, seed, checkpoints
-        adapts = recipe.algorithm in ("anil", "maml", "boil")
-        # The loss of answers by chance; of a regression it is not known.
-        self.chance = math.log(ways) if adapts and ways > 1 else math.inf
+        self.run, self.recipe, self.seed = run, recipe, seed
+        # The loss of predictions by chance. That of a regression is not known.
+        self.chance = math.log(ways) if recipe.adapts and ways > 1 else math.inf
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Looks at the loss, averaged over the epoch so far."""
+        """Checks the loss, averaged over the epoch so far."""
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
-            self._stop(f"The loss is {loss}", self.state.step + 1)
+            self._stop(f"The loss is {loss}")
         if batch + 1 >= SETTLED and loss > FAR_ABOVE_CHANCE * self.chance:
             self._warn(loss)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Looks at the weights, which are about to be kept."""
+        """Checks the weights, which are about to be saved."""
         for weight in self.model.trainable_weights:
             if not np.isfinite(np.asarray(weight)).all():
-                self._stop(f"The weights {weight.path} are not finite", self.state.step)
+                self._stop(f"The weights {weight.path} are not finite")
 
     def _warn(self, loss: float) -> None:
         _log.warning(
-            "The queries' loss after adaptation is %.3g, where chance has %.3g: the inner loop "
-            "diverges. Lower model.inner_lr (now %s) or model.inner_steps (%d), learn the rate "
-            "(model.learn_inner_lr=true), or bound the features (model.backbone.cosine=true)",
+            "The loss of the queries after adaptation is %.3g; by chance it is %.3g: "
+            "the inner loop diverges. Lower model.inner_lr (now %s) or model.inner_steps (%d), "
+            "learn the rate (model.learn_inner_lr=true), or bound the features "
+            "(model.backbone.cosine=true)",
             loss, self.chance, np.array2string(np.asarray(self.model.inner_lr), precision=3),
             self.recipe.model.inner_steps,
         )  # fmt: skip
-        self.chance = math.inf  # once is enough
+        self.chance = math.inf  # one warning is enough
 
-    def _stop(self, what: str, step: int) -> None:
-        training = self.recipe.training
-        kept = sorted(self.checkpoints.glob("step-*.keras"))
+    def _stop(self, what: str) -> None:
+        training, step = self.recipe.training, self.run.state.step
         raise ValueError(
             f"{what} at step {step}: its episodes are {(step - 1) * training.tasks} to "
             f"{step * training.tasks - 1} of the stream with seed {self.seed}. The last good "
-            f"checkpoint: {kept[-1] if kept else 'none yet'}. Train into another --output with a "
-            f"lower training.learning_rate (now {training.learning_rate:g}) or model.inner_lr "
-            f"(now {self.recipe.model.inner_lr:g})"
+            f"checkpoint: {self.run.last_checkpoint() or 'none yet'}. Train into another --output "
+            f"with a lower training.learning_rate (now {training.learning_rate:g}) or "
+            f"model.inner_lr (now {self.recipe.model.inner_lr:g})"
         )
 
 
+def metric_variables(model: keras.Model) -> list[Any]:
+    """The variables that accumulate the metrics of an epoch."""
+    return [variable for metric in model.metrics for variable in metric.variables]
+
+
 def resume_command(output: Path, data_dir: Path | None, strategy: str) -> str:
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     words = ["anil", "train", "--recipe", str(output / "recipe.toml"), "--output", str(output)]
     words += ["--data-dir", str(data_dir)] if data_dir else []
     words += ["--strategy", strategy] if strategy != "none" else []
@@ -211,10 +259,10 @@ def resume_command(output: Path, data_dir: Path | None, strategy: str) -> str:
 
 
 def scalar_writers(folder: Path) -> list[keras.callbacks.Callback]:
-    """Keras's own callback, which writes the scalars of every epoch into a folder.
+    """Keras's own callback, which writes the metrics of every epoch for TensorBoard.
 
     Args:
-        folder: For `tensorboard --logdir`; those of several runs compare below one folder.
+        folder: Folder for `tensorboard --logdir`.
 
     Returns:
         The callback, or nothing where TensorBoard is not installed.

@@ -1,9 +1,13 @@
-"""Checkpoints of a run: all that it takes to go on to the very weights of an undisturbed one.
+"""Checkpoints: everything needed to resume a run and end with the weights of an uninterrupted run.
 
-A checkpoint is a `.keras` file, with the optimizer's state, the learned rates and the position in
-the schedule; in it, `training.json` says where the run stands: the steps done, which are the
-position in the stream of episodes too, the history of the finished epochs, and the figures so far
-of one that is not. Its name ends with the first digits of its sha256: a damaged one is recognised.
+A checkpoint is a `.keras` file with the optimizer's state, the learned rates and the position in
+the schedule. Inside it, `training.json` holds the progress of the run: the number of steps, which
+is also the position in the stream of episodes, the history of the finished epochs, and the metrics
+so far of an unfinished epoch. The file's name ends with the first digits of its sha256, so that a
+damaged checkpoint is recognised.
+
+`keras.callbacks.BackupAndRestore` does less: it neither detects damage, nor saves within an epoch
+on request, nor lets the workers of a cluster agree on the step to stop at.
 """
 
 import hashlib
@@ -13,15 +17,14 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
-from anil_tf.support.files import clear_partial, replacing
+from anil_tf.support.files import replacing
+from anil_tf.training.run import RunDirectory
 
 KEEP = 3
 STATE = "training.json"
@@ -32,13 +35,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class State:
-    """Where a run stands, its weights apart.
+    """The progress of a run, apart from its weights.
 
     Attributes:
-        step: Outer steps done.
-        history: The figures of each finished epoch, by name.
+        step: Number of outer steps done.
+        history: Metrics of each finished epoch, by name.
         figures: Values of the variables of the model's metrics, within an epoch.
-        seconds: Of that epoch, so far.
+        seconds: Duration of the current epoch so far.
     """
 
     step: int = 0
@@ -48,7 +51,7 @@ class State:
 
     @property
     def total_seconds(self) -> float:
-        """Of all epochs, those before a resumption too."""
+        """Duration of all epochs, including those before the run was resumed."""
         return self.seconds + sum(row["wall_seconds"] for row in self.history)
 
 
@@ -56,17 +59,17 @@ def save_checkpoint(model: keras.Model, state: State, folder: Path, writes: bool
     """Writes a checkpoint and removes all but the newest few.
 
     Args:
-        model: Compiled, with its optimizer built.
-        state: Where the run stands.
-        folder: Of the checkpoints.
-        writes: Whether this process keeps it. Saving gathers what replicas hold apart, so every
-            worker of a cluster takes part.
+        model: Compiled model with its optimizer built.
+        state: Progress of the run.
+        folder: Folder of the checkpoints.
+        writes: Whether this process keeps the file. Saving collects what the replicas hold, so
+            every worker of a cluster takes part.
 
     Returns:
-        The checkpoint's path; the folder's if it is not kept here.
+        Path of the checkpoint, or of the folder if this process keeps no file.
 
     Raises:
-        OSError: It cannot be written: it is named, and earlier ones are left as they were.
+        OSError: The checkpoint cannot be written. The error names it; earlier ones are unchanged.
     """
     if not writes:
         save_model(model, folder, writes=False)
@@ -89,24 +92,28 @@ def find_checkpoint(folder: Path, writes: bool = True) -> tuple[Path, State] | N
     """The newest checkpoint that is not damaged, if there is one.
 
     Args:
-        folder: Of the checkpoints.
-        writes: Whether to put damaged ones aside, under other names.
+        folder: Folder of the checkpoints.
+        writes: Whether to rename damaged checkpoints.
     """
     for path in _newest_first(folder):
         try:
             if _digest(path) == _match(path)[2]:
                 with zipfile.ZipFile(path) as archive:
                     return path, State(**json.loads(archive.read(STATE)))
-        except FileNotFoundError:  # another worker has put it aside
+        except FileNotFoundError:  # another worker has renamed it
             continue
-        _log.warning("%s is damaged; going on from the checkpoint before it", path)
+        _log.warning("%s is damaged; resuming from the checkpoint before it", path)
         if writes:
             os.replace(path, path.with_suffix(".damaged"))
     return None
 
 
 def save_model(model: keras.Model, path: Path, writes: bool = True) -> None:
-    """Writes a `.keras` file, whole or not at all; into the air where this process keeps none."""
+    """Writes a `.keras` file atomically.
+
+    Saving is a collective operation: a worker that keeps no file saves to a temporary folder and
+    discards it.
+    """
     if writes:
         with replacing(path) as partial:
             model.save(partial)
@@ -115,61 +122,46 @@ def save_model(model: keras.Model, path: Path, writes: bool = True) -> None:
         model.save(Path(scratch) / "model.keras")
 
 
-def write_history(path: Path, history: Sequence[dict[str, float]]) -> None:
-    """Writes `history.csv`, a row an epoch."""
-    names = ["epoch", *sorted(history[0].keys() - {"epoch"})]
-    rows = [names, *([str(row[name]) for name in names] for row in history)]
-    with replacing(path) as partial:
-        partial.write_text("".join(",".join(row) + "\n" for row in rows), encoding="utf-8")
+@dataclass
+class TrainingRun:
+    """A run that is being trained: its directory and where it stands.
 
-
-class Checkpoint(keras.callbacks.Callback):
-    """Keeps the history, and a checkpoint, of every epoch; of one that is broken off on request.
-
-    Args:
-        run: The run directory.
-        state: Where the run stands; kept up to date here.
-        writes: Whether this process is the one that writes.
+    Attributes:
+        directory: Files of the run.
+        writes: Whether this process writes them. Of the workers of a cluster only one does.
+        resume_command: Command that resumes the run, for the user.
+        state: Progress so far. The callbacks of `fit` keep it up to date.
     """
 
-    def __init__(self, run: Path, state: State, writes: bool = True) -> None:
-        super().__init__()
-        self.run, self.state, self.writes = run, state, writes
-        self.folder = run / "checkpoints"
-        if writes:
-            clear_partial(self.folder)
+    directory: RunDirectory
+    writes: bool
+    resume_command: str
+    state: State = field(default_factory=State)
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Puts back the figures of an epoch that was broken off."""
-        if self.state.figures:
-            for variable, value in zip(self._variables(), self.state.figures, strict=True):
-                variable.assign(value)
-        self.state.figures = []
+    def resume(self, model: keras.Model) -> None:
+        """Restores model and state from the newest good checkpoint; does nothing without one."""
+        if found := find_checkpoint(self.directory.checkpoints, self.writes):
+            path, self.state = found
+            model.load_weights(path)
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Counts."""
-        self.state.step += 1
+    def save(self, model: keras.Model) -> Path:
+        """Writes a checkpoint; see `save_checkpoint`."""
+        return save_checkpoint(model, self.state, self.directory.checkpoints, self.writes)
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Writes the epoch's row and its checkpoint."""
-        figures = {name: float(value) for name, value in (logs or {}).items()}
-        self.state.history.append({"epoch": epoch, **figures})
-        self.state.seconds = 0.0
-        self._save()
+    def finish_epoch(self, model: keras.Model, figures: dict[str, float]) -> None:
+        """Adds a finished epoch to the history, and writes history and checkpoint."""
+        self.state.history.append(figures)
+        self.save(model)
         if self.writes:
-            write_history(self.run / "history.csv", self.state.history)
+            self.directory.write_history(self.state.history)
 
-    def save_within_epoch(self, seconds: float) -> Path:
-        """Writes a checkpoint that goes on within the epoch, of which `seconds` have passed."""
-        self.state.seconds = seconds
-        self.state.figures = [np.asarray(value).tolist() for value in self._variables()]
-        return self._save()
+    def save_model(self, model: keras.Model) -> None:
+        """Writes the trained model."""
+        save_model(model, self.directory.model_file, self.writes)
 
-    def _save(self) -> Path:
-        return save_checkpoint(self.model, self.state, self.folder, self.writes)
-
-    def _variables(self) -> list[Any]:
-        return [variable for metric in self.model.metrics for variable in metric.variables]
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint, if there is one."""
+        return next(iter(_newest_first(self.directory.checkpoints)), None)
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -186,4 +178,4 @@ def _match(path: Path) -> re.Match[str]:
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]  # enough against accidents

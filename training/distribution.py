@@ -1,4 +1,4 @@
-"""Strategies of `anil train`: one device, all of a machine, or all of a cluster."""
+"""Strategies of `anil train`: one device, all devices of a machine, or those of a cluster."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from anil_tf.distribution import in_cluster
 
-# What TensorFlow raises where a worker no longer answers.
+# What TensorFlow raises when a worker no longer responds.
 _GONE = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
@@ -23,12 +23,12 @@ _GONE = (
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
-    """A strategy by its name.
+    """Makes a strategy by its name.
 
     Args:
-        name: `"none"`; `"mirrored"`, the GPUs of this machine or its logical CPUs;
-            `"multiworker"`, the cluster that `TF_CONFIG` describes. The last is made before any
-            other use of TensorFlow, and waits for all workers.
+        name: `"none"` for one device; `"mirrored"` for the GPUs of this machine, or its logical
+            CPUs; `"multiworker"` for the cluster that `TF_CONFIG` describes, which must be made
+            before any other use of TensorFlow and waits for all workers.
 
     Raises:
         ValueError: The name is unknown, or `TF_CONFIG` is missing or not what TensorFlow documents.
@@ -64,10 +64,10 @@ def _check_tf_config(text: str | None) -> None:
 
 
 def check_share(tasks: int, strategy: tf.distribute.Strategy) -> None:
-    """Refuses a meta-batch that the replicas cannot share equally.
+    """Checks that the replicas can share a meta-batch equally.
 
     Raises:
-        ValueError: The tasks are no multiple of the replicas.
+        ValueError: The number of tasks is not a multiple of the number of replicas.
     """
     replicas = strategy.num_replicas_in_sync
     if tasks % replicas:
@@ -78,10 +78,10 @@ def check_share(tasks: int, strategy: tf.distribute.Strategy) -> None:
 
 
 def check_agreement(step: int, strategy: tf.distribute.Strategy) -> None:
-    """Refuses to train where the workers of a cluster stand at different steps.
+    """Checks that all workers of a cluster have reached the same step.
 
     Raises:
-        ValueError: They do not see the same checkpoints.
+        ValueError: The workers do not see the same checkpoints.
     """
     if not in_cluster(strategy):
         return
@@ -89,17 +89,17 @@ def check_agreement(step: int, strategy: tf.distribute.Strategy) -> None:
     mean = float(strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None))
     if mean != step:
         raise ValueError(
-            f"This worker found a checkpoint of step {step}, others did not: --output must be one "
-            "folder that all workers see"
+            f"This worker found a checkpoint of step {step}, others did not: --output must be a "
+            "folder that all workers share"
         )
 
 
 @contextlib.contextmanager
 def watching_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Within it the loss of another worker is told as such.
+    """Context manager that reports the failure of another worker in one line.
 
     Raises:
-        ConnectionError: A worker of the cluster no longer answers.
+        ConnectionError: A worker of the cluster no longer responds.
     """
     try:
         yield
@@ -108,6 +108,6 @@ def watching_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
             raise
         reason = re.sub(r"\{\{.*?\}\} ?", "", str(error.message).splitlines()[0])[:200]
         raise ConnectionError(
-            "Another worker is gone, and this one stops with it. Start all of them again with "
-            f"--resume: they go on from the last checkpoint. ({reason})"
+            "Another worker is gone, so this one stops. Start all of them again with "
+            f"--resume to continue from the last checkpoint. ({reason})"
         ) from error

@@ -1,6 +1,5 @@
 """Accuracy over episodes of unseen classes, on any runtime."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.export.runtime import Runtime, open_bundle
 from anil_tf.metrics import mean_and_ci95
 from anil_tf.nil import cosine_scores
-from anil_tf.support.json_files import write_json
 from anil_tf.training.keras_runtime import KerasRuntime
-from anil_tf.training.recipe import Data, Evaluation, read_recipe
+from anil_tf.training.recipe import DataTable, EvaluationTable, read_recipe
+from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import make_sampler
 
 
@@ -153,14 +152,6 @@ def describe(figures: dict[str, Any]) -> str:
     )
 
 
-def record(run: Path, figures: dict[str, Any], key: str) -> None:
-    """Keeps an evaluation in a run's `metrics.json`, from where bundles and reports quote it."""
-    path = run / "metrics.json"
-    metrics = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    metrics[key] = figures
-    write_json(path, metrics)
-
-
 def evaluate_path(
     path: Path,
     data_dir: Path | None = None,
@@ -169,7 +160,6 @@ def evaluate_path(
     seed: int | None = None,
     runtime: str | None = None,
     nil: bool = False,
-    key: str | None = None,
 ) -> dict[str, Any]:
     """Evaluates a run directory or an exported bundle.
 
@@ -182,11 +172,10 @@ def evaluate_path(
         seed: Of the episodes; the recipe's by default.
         runtime: `"keras"` for a run; a name of `export.runtime.RUNTIMES` for a bundle.
         nil: As of `evaluate_episodes`.
-        key: Under which a run keeps the figures; `evaluate`, or `evaluate_nil`, by default.
 
     Returns:
-        The figures of `evaluate_episodes`, `norm`, `split` and `seed`. A run's evaluation on its
-        test split is also kept in its `metrics.json`.
+        The figures of `evaluate_episodes`, `norm`, `split` and `seed`. A run keeps them in its
+        `metrics.json`, by protocol; see `anil_tf.training.run.RunDirectory.record`.
 
     Raises:
         FileNotFoundError: The path is neither.
@@ -195,7 +184,7 @@ def evaluate_path(
     if (path / "manifest.json").is_file():
         bundle = open_bundle(path, runtime or "onnx")
         opened: Runtime | KerasRuntime = bundle
-        data, evaluation = Data(**bundle.manifest.data), bundle.manifest.evaluation
+        data, evaluation = DataTable(**bundle.manifest.data), bundle.manifest.evaluation
         norm, trained_seed = str(bundle.manifest.norm), bundle.manifest.seed or 0
     elif (path / "model.keras").is_file():
         if runtime not in (None, "keras"):
@@ -213,12 +202,12 @@ def evaluate_path(
 
     overrides = dict(overrides or {})
     unequal = overrides.pop("shots") if isinstance(overrides.get("shots"), tuple) else None
-    protocol = Evaluation(**{**evaluation, **overrides})
+    protocol = EvaluationTable(**{**evaluation, **overrides})
     seed = trained_seed if seed is None else seed
-    classes = None if data.source == "sinusoid" else data.load((split,), data_dir)[split]
+    classes = data.load_split(split, data_dir)
     sampler = make_sampler(data, classes, protocol, seed, split, shots=unequal)
     figures = evaluate_episodes(opened, sampler, protocol.episodes, protocol.inner_steps, nil)
     figures |= {"norm": norm, "split": split, "seed": seed}
-    if opened.name == "keras" and split == "test" and not unequal:
-        record(path, figures, key or ("evaluate_nil" if nil else "evaluate"))
+    if opened.name == "keras":
+        RunDirectory(path).record(figures)
     return figures

@@ -1,8 +1,11 @@
-"""A finished run, opened to be measured."""
+"""A run directory: what lies where, how it is read, and a finished run opened from it.
+
+Training writes these files, evaluation and analysis add to them, reports read them. Their names
+stand here and nowhere else, except in `anil_tf.export`, which opens a run without this package.
+"""
 
 import csv
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,88 +13,179 @@ import numpy as np
 
 from anil_tf.datasets.images import ClassImages
 from anil_tf.episodes import EpisodeSampler, SinusoidSampler
-from anil_tf.training.evaluate import evaluate_episodes
+from anil_tf.support.files import replacing
+from anil_tf.support.json_files import read_json, write_json
 from anil_tf.training.keras_runtime import KerasRuntime
 from anil_tf.training.recipe import Recipe, read_recipe
 from anil_tf.training.samplers import make_sampler
 
-SHOTS = (1, 2, 5, 10, 20)
-STEPS = (0, 1, 2, 5, 10, 20)
+# What makes two evaluations the same measurement. More episodes or another seed measure it again.
+PROTOCOL = ("ways", "shots", "queries", "inner_steps", "split", "runtime", "norm", "nil")
+
+
+class RunDirectory:
+    """The files of a run.
+
+    Args:
+        path: The run directory, which need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_file = path / "recipe.toml"
+        self.model_file = path / "model.keras"
+        self.checkpoints = path / "checkpoints"
+        self.history_file = path / "history.csv"
+        self.metrics_file = path / "metrics.json"
+        self.environment_file = path / "environment.json"
+        self.examples_file = path / "examples.npz"
+        self.tensorboard = path / "tensorboard"
+        self.analysis_file = path / "analysis.json"
+        self.analysis_picture = path / "analysis.png"
+        self.report_file = path / "report.html"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training has ended, so that there is a model."""
+        return self.model_file.is_file()
+
+    def check_finished(self) -> None:
+        """Requires a finished run.
+
+        Raises:
+            FileNotFoundError: There is no run, or its training has not ended.
+        """
+        if not self.is_finished:
+            raise FileNotFoundError(f"{self.path} is not a finished run: it has no model.keras")
+
+    def read_recipe(self) -> Recipe:
+        """The recipe that the run is trained with."""
+        return read_recipe(self.recipe_file)
+
+    def read_metrics(self) -> dict[str, Any]:
+        """What was measured: `train`, and what `record` keeps."""
+        return read_json(self.metrics_file)
+
+    def read_history(self) -> dict[str, np.ndarray]:
+        """The columns of the history, each float64 `[epochs]`; none where there was no training."""
+        if not self.history_file.is_file():
+            return {}
+        with self.history_file.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        names = rows[0].keys() if rows else ()
+        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+
+    def write_history(self, history: Sequence[dict[str, float]]) -> None:
+        """Writes the history, one row per epoch."""
+        names = ["epoch", *sorted(history[0].keys() - {"epoch"})]
+        rows = [names, *([str(row[name]) for name in names] for row in history)]
+        with replacing(self.history_file) as partial:
+            partial.write_text("".join(",".join(row) + "\n" for row in rows), encoding="utf-8")
+
+    def record(self, figures: dict[str, Any]) -> None:
+        """Keeps an evaluation in the run's metrics.
+
+        `evaluations` lists one evaluation for each protocol, see `PROTOCOL`: a new one replaces
+        that of the same protocol. The evaluation with the recipe's own protocol on the test split
+        is also kept as `evaluate`, or `evaluate_nil` without head and inner loop: bundles and
+        reports quote it as the accuracy of the run.
+
+        Args:
+            figures: An evaluation, as `evaluate_path` returns it.
+        """
+        metrics = self.read_metrics()
+        key = _protocol(figures)
+        others = [row for row in metrics.get("evaluations", []) if _protocol(row) != key]
+        metrics["evaluations"] = [*others, figures]
+        if self._is_of_the_recipe(figures):
+            metrics["evaluate_nil" if figures["nil"] else "evaluate"] = figures
+        write_json(self.metrics_file, metrics)
+
+    def read_evaluation(self) -> dict[str, Any] | None:
+        """The evaluation with the recipe's own protocol; None where it has not been made."""
+        figures = self.read_metrics().get("evaluate")
+        return figures if figures and self._is_of_the_recipe(figures) else None
+
+    def find_evaluation(self, **protocol: Any) -> dict[str, Any] | None:
+        """The evaluation that differs from the recipe's own in these values alone.
+
+        Args:
+            **protocol: Values of `PROTOCOL`, such as `inner_steps=5`.
+
+        Returns:
+            The evaluation; None where it has not been made.
+        """
+        metrics = self.read_metrics()
+        base = metrics.get("evaluate")
+        if base is None:
+            return None
+        key = _protocol({**base, **protocol})
+        rows = metrics.get("evaluations", [])
+        return next((row for row in rows if _protocol(row) == key), None)
+
+    def _is_of_the_recipe(self, figures: dict[str, Any]) -> bool:
+        recipe = self.read_recipe()
+        evaluation = recipe.evaluation
+        expected = {
+            "ways": 1 if recipe.data.is_regression else evaluation.ways,
+            "shots": evaluation.shots,
+            "queries": evaluation.queries,
+            "split": "test",
+        }
+        if recipe.adapts and not figures["nil"]:  # nothing else has inner steps
+            steps = evaluation.inner_steps
+            expected["inner_steps"] = recipe.model.inner_steps if steps is None else steps
+        return all(figures[name] == value for name, value in expected.items())
+
+
+def _protocol(figures: dict[str, Any]) -> tuple[Any, ...]:
+    """What identifies an evaluation; a range of shots is a list in JSON and a tuple in Python."""
+    values = (figures.get(name) for name in PROTOCOL)
+    return tuple(tuple(value) if isinstance(value, list) else value for value in values)
 
 
 class FinishedRun:
-    """A finished run and the unseen classes that it is tested on.
+    """A finished run with its model and the classes of one split.
 
     Args:
-        run: Its directory.
-        data_dir: Where the data lies.
+        path: The run directory.
+        data_dir: Folder of the data.
+        split: Split whose classes the episodes are drawn from.
 
     Raises:
         FileNotFoundError: The run is not there or not finished.
         ValueError: The data does not fit.
     """
 
-    def __init__(self, run: Path, data_dir: Path | None = None) -> None:
-        if not (run / "model.keras").is_file():
-            raise FileNotFoundError(f"{run} is not a finished run: it has no model.keras")
-        self.recipe: Recipe = read_recipe(run / "recipe.toml")
-        self.runtime = KerasRuntime.load(run / "model.keras")
-        self.classes: ClassImages | None = None
-        if self.recipe.data.source != "sinusoid":
-            self.classes = self.recipe.data.load(("test",), data_dir)["test"]
+    def __init__(self, path: Path, data_dir: Path | None = None, split: str = "test") -> None:
+        self.directory = RunDirectory(path)
+        self.directory.check_finished()
+        self.split = split
+        self.recipe = self.directory.read_recipe()
+        self.runtime = KerasRuntime.load(self.directory.model_file)
+        self.classes = self.recipe.data.load_split(split, data_dir)
         steps = self.recipe.evaluation.inner_steps
         self.steps = self.runtime.inner_steps if steps is None else steps
 
     def sampler(
         self, classes: ClassImages | None = None, **protocol: int
     ) -> EpisodeSampler | SinusoidSampler:
-        """Test episodes of the recipe's protocol, or with some of its sizes replaced.
+        """The sampler of the recipe's protocol, with some of its sizes replaced.
 
         Args:
-            classes: In place of all unseen classes.
+            classes: Classes to draw from; all classes of the split by default.
             **protocol: `ways`, `shots`, `queries`.
         """
-        evaluation = self.recipe.evaluation.model_copy(update=protocol)
+        recipe = self.recipe
+        evaluation = recipe.evaluation.model_copy(update=protocol)
         classes = self.classes if classes is None else classes
-        return make_sampler(self.recipe.data, classes, evaluation, self.recipe.seed, "test")
+        return make_sampler(recipe.data, classes, evaluation, recipe.seed, self.split)
 
-    def measure(self, episodes: int, steps: int | None = None, **protocol: int) -> dict[str, Any]:
-        """The figures of `evaluate_episodes`."""
-        steps = self.steps if steps is None else steps
-        return evaluate_episodes(self.runtime, self.sampler(None, **protocol), episodes, steps)
-
-    def sweep_shots(self, episodes: int) -> list[dict[str, Any]]:
-        """Accuracy with few and with many support images, as far as there are images."""
-        evaluation = self.recipe.evaluation
-        most = math.inf
-        if self.classes is not None:
-            most = int(self.classes.counts.min()) - evaluation.queries
-        shots = sorted({*SHOTS, evaluation.shots})
-        return [self.measure(episodes, shots=count) for count in shots if count <= most]
-
-    def sweep_steps(self, episodes: int) -> list[dict[str, Any]]:
-        """Accuracy after few and after many inner steps; none where nothing adapts."""
-        model = self.runtime.model
-        if not (model.adapts_head or model.adapts_body):
-            return []
-        return [self.measure(episodes, steps) for steps in sorted({*STEPS, self.steps})]
-
-    def answer(
+    def predict(
         self, sampler: EpisodeSampler, episodes: int
     ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-        """Episodes, each with the class answered for each of its queries, `[Q]`."""
+        """The sampler's first episodes, each with the class predicted for each query, `[Q]`."""
         for index in range(episodes):
             episode = sampler.episode(index)
             _, logits = self.runtime.answer(episode, sampler.ways, self.steps)
             yield episode, logits.argmax(-1)
-
-
-def read_history(run: Path) -> dict[str, np.ndarray]:
-    """The columns of `history.csv`, each float64 `[epochs]`; none of a run without a step."""
-    path = run / "history.csv"
-    if not path.is_file():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    names = rows[0].keys() if rows else ()
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}

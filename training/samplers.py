@@ -1,17 +1,19 @@
 """The samplers of a recipe."""
 
+from typing import NamedTuple
+
 from anil_tf.datasets.images import ClassImages
-from anil_tf.episodes import EpisodeSampler, SinusoidSampler
-from anil_tf.training.recipe import Data, Evaluation, Training
+from anil_tf.episodes import ClassSampler, EpisodeSampler, SinusoidSampler
+from anil_tf.training.recipe import DataTable, EvaluationTable, Recipe, TrainingTable
 
 # Each split draws from a stream of its own, so that runs with one seed never share episodes.
 _STREAMS = {"train": 0, "val": 1, "test": 2}
 
 
 def make_sampler(
-    data: Data,
+    data: DataTable,
     classes: ClassImages | None,
-    episodes: Training | Evaluation,
+    episodes: TrainingTable | EvaluationTable,
     seed: int,
     split: str,
     kind: type[EpisodeSampler] = EpisodeSampler,
@@ -21,11 +23,11 @@ def make_sampler(
 
     Args:
         data: The recipe's data table.
-        classes: The split's classes; none for sine waves.
-        episodes: Gives the ways, shots and queries.
-        seed: The run's, or that of an evaluation.
+        classes: Classes of the split; None for sine waves.
+        episodes: The recipe's table with the ways, shots and queries.
+        seed: Seed of the run or of an evaluation.
         split: `train`, `val` or `test`.
-        kind: Sampler to make of the classes.
+        kind: Class of the sampler.
         shots: Least and most support images per class, in place of the table's number.
 
     Raises:
@@ -34,6 +36,9 @@ def make_sampler(
     seed = seed * len(_STREAMS) + _STREAMS[split]
     if classes is None:
         return SinusoidSampler(episodes.shots, episodes.queries, seed)
+    distortion = 0.0
+    if isinstance(episodes, TrainingTable) and split == "train":
+        distortion = episodes.distortion
     try:
         return kind(
             classes,
@@ -42,11 +47,41 @@ def make_sampler(
             episodes.queries,
             seed,
             data.rotations,
-            episodes.distortion if isinstance(episodes, Training) and split == "train" else 0.0,
+            distortion,
         )
     except ValueError as error:
-        table = "training" if isinstance(episodes, Training) else "evaluation"
+        table = "training" if isinstance(episodes, TrainingTable) else "evaluation"
         raise ValueError(
             f"The {split} split is too small: {error}. Lower {table}.ways, {table}.shots or "
             f"{table}.queries, or give more data"
         ) from error
+
+
+class Samplers(NamedTuple):
+    """The episodes of a training.
+
+    Attributes:
+        training: Draws training episodes.
+        validation: Draws validation episodes.
+        labels: Number of outputs of the head in training; None for the ways of an episode.
+    """
+
+    training: EpisodeSampler | SinusoidSampler
+    validation: EpisodeSampler | SinusoidSampler
+    labels: int | None
+
+
+def make_samplers(recipe: Recipe, classes: dict[str, ClassImages]) -> Samplers:
+    """The samplers of a recipe's training.
+
+    Args:
+        recipe: Recipe to train.
+        classes: Classes of the splits `train` and `val`; none for a regression.
+    """
+    kind = ClassSampler if recipe.algorithm == "multiclass" else EpisodeSampler
+    training, validation = (
+        make_sampler(recipe.data, classes.get(split), recipe.training, recipe.seed, split, sampler)
+        for split, sampler in (("train", kind), ("val", EpisodeSampler))
+    )
+    labels = training.labels if isinstance(training, ClassSampler) else None
+    return Samplers(training, validation, labels)

@@ -14,7 +14,6 @@ import anil_tf
 from anil_tf.adaptive import AdaptiveModel
 from anil_tf.datasets.images import ClassImages
 from anil_tf.distribution import is_chief
-from anil_tf.episodes import ClassSampler, EpisodeSampler, SinusoidSampler
 from anil_tf.episodic import EpisodicModel
 from anil_tf.maml import BOIL, MAML
 from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
@@ -24,21 +23,24 @@ from anil_tf.support.files import clear_partial, replacing
 from anil_tf.support.json_files import write_json
 from anil_tf.support.keras_private import build_metrics
 from anil_tf.training.callbacks import (
+    Checkpoint,
+    Counter,
     NumberGuard,
     Progress,
     StopRequest,
     resume_command,
     scalar_writers,
 )
-from anil_tf.training.checkpoints import Checkpoint, State, find_checkpoint, save_model
+from anil_tf.training.checkpoints import TrainingRun
 from anil_tf.training.distribution import (
     check_agreement,
     check_share,
     make_strategy,
     watching_workers,
 )
-from anil_tf.training.recipe import Recipe, read_recipe, write_recipe
-from anil_tf.training.samplers import make_sampler
+from anil_tf.training.recipe import Recipe, write_recipe
+from anil_tf.training.run import RunDirectory
+from anil_tf.training.samplers import Samplers, make_samplers
 
 ALGORITHMS: dict[str, type[EpisodicModel]] = {
     "anil": ANIL,
@@ -49,7 +51,7 @@ ALGORITHMS: dict[str, type[EpisodicModel]] = {
     "multiclass": Pretrained,
 }
 
-# A few training images that travel with the run: export verifies and calibrates on them.
+# A few training images are kept with the run: export verifies and calibrates on them.
 EXAMPLE_CLASSES, EXAMPLES_PER_CLASS = 10, 6
 
 
@@ -57,12 +59,13 @@ def build_model(recipe: Recipe, labels: int | None = None) -> EpisodicModel:
     """The compiled model of a recipe, initialised from its seed.
 
     Args:
-        recipe: What to build.
-        labels: Outputs of the head in training; the ways of the training episodes by default.
+        recipe: Recipe of the model.
+        labels: Number of outputs of the head in training; the ways of the training episodes by
+            default.
     """
     keras.utils.set_random_seed(recipe.seed)
     training, options = recipe.training, recipe.model.model_dump(exclude={"backbone"})
-    regression = recipe.data.source == "sinusoid"
+    regression = recipe.data.is_regression
     kind = ALGORITHMS[recipe.algorithm]
     if not issubclass(kind, AdaptiveModel):  # it has no inner loop to set
         options = {name: options[name] for name in ("loss", "norm") if name in options}
@@ -90,12 +93,14 @@ def train(
     """Trains a recipe.
 
     Args:
-        recipe: What to train.
-        output: The run directory; created, and refused if it exists unless resuming.
-        data_dir: Where the data lies.
-        resume: Go on from the last checkpoint of `output`; begin if there is no such run yet, so
-            that a supervisor can give the same command every time.
-        strategy: Of `STRATEGIES`. The workers of a cluster share the folder of `output`.
+        recipe: Recipe to train.
+        output: The run directory. It is created, and must not exist unless resuming.
+        data_dir: Folder of the data.
+        resume: Whether to continue from the last checkpoint in `output`. Training starts from the
+            beginning if there is no such run yet, so that a supervisor can repeat one command.
+        strategy: `"none"`, `"mirrored"` or `"multiworker"`; see
+            `anil_tf.training.distribution.make_strategy`. The workers of a cluster share the folder
+            `output`.
 
     Returns:
         `steps`, `seconds` of the whole run, `images_per_second` since it was last resumed, and the
@@ -104,7 +109,7 @@ def train(
     Raises:
         FileExistsError: `output` exists and `resume` is not set.
         OSError: A file cannot be written, or another worker of a cluster is gone.
-        SystemExit: SIGTERM has stopped it, with status 143, and all is saved.
+        SystemExit: SIGTERM has stopped the training; the status is 143, and all is saved.
         ValueError: The recipe differs from the interrupted run's, or does not fit the data or the
             strategy; or the loss is no longer finite.
     """
@@ -112,91 +117,96 @@ def train(
     check_share(recipe.training.tasks, distribution)
     if recipe.training.deterministic:
         tf.config.experimental.enable_op_determinism()
-    writes = is_chief(distribution)
-    if writes:
-        check_output(recipe, output, resume)
+    directory = RunDirectory(output)
+    command = resume_command(output, data_dir, strategy)
+    run = TrainingRun(directory, is_chief(distribution), command)
+    if run.writes:
+        check_output(recipe, directory, resume)
 
-    regression = recipe.data.source == "sinusoid"
-    classes = {} if regression else recipe.data.load(("train", "val"), data_dir)
-    kind = ClassSampler if recipe.algorithm == "multiclass" else EpisodeSampler
-    train_sampler, val_sampler = (
-        make_sampler(recipe.data, classes.get(split), recipe.training, recipe.seed, split, sampler)
-        for split, sampler in (("train", kind), ("val", EpisodeSampler))
-    )
-    labels = train_sampler.labels if isinstance(train_sampler, ClassSampler) else None
+    classes = load_classes(recipe, data_dir)
+    samplers = make_samplers(recipe, classes)
     with distribution.scope():
-        model = build_model(recipe, labels)  # refuses bad arguments before anything is written
+        model = build_model(recipe, samplers.labels)  # refuses bad arguments before any file exists
         model.optimizer.build(model.trainable_variables)
+    if run.writes:
+        prepare(directory, recipe, classes.get("train"))
+    if resume:
+        run.resume(model)
 
-    checkpoints = output / "checkpoints"
-    if writes:
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        clear_partial(output)
-        write_recipe(recipe, output / "recipe.toml")
-        write_json(output / "environment.json", environment())
-        if classes:
-            save_examples(classes["train"], output / "examples.npz", recipe.seed)
-
-    state = State()
-    if resume and (found := find_checkpoint(checkpoints, writes)):
-        path, state = found
-        model.load_weights(path)
-    first, started = state.step, time.perf_counter()
+    first, started = run.state.step, time.perf_counter()
     with watching_workers(distribution):
-        check_agreement(state.step, distribution)
-        command = resume_command(output, data_dir, strategy)
-        fit(recipe, model, (train_sampler, val_sampler), state, output, command)
+        check_agreement(first, distribution)
+        fit(recipe, model, samplers, run)
         seconds = time.perf_counter() - started
-        save_model(model, output / "model.keras", writes)
-
-    training = recipe.training
-    rows = (training.shots + training.queries) * (training.ways if classes else 1)
-    images = (state.step - first) * training.tasks * rows
+        run.save_model(model)
     metrics = {
-        "steps": state.step,
-        "seconds": round(state.total_seconds, 1),
-        "images_per_second": round(images / seconds, 1),
+        "steps": run.state.step,
+        "seconds": round(run.state.total_seconds, 1),
+        "images_per_second": round(recipe.images_per_step * (run.state.step - first) / seconds, 1),
         "inner_lr": model.inner_lr.numpy().tolist(),
     }
-    if writes:
-        write_json(output / "metrics.json", {"train": metrics})
+    if run.writes:
+        # A finished run that is resumed has the same weights: what was measured stays true.
+        measured = directory.read_metrics() if run.state.step == first else {}
+        write_json(directory.metrics_file, {"train": metrics, **measured})
     return metrics
 
 
-def fit(
-    recipe: Recipe,
-    model: EpisodicModel,
-    samplers: tuple[EpisodeSampler | SinusoidSampler, EpisodeSampler | SinusoidSampler],
-    state: State,
-    output: Path,
-    command: str,
-) -> None:
-    """Trains from where a run stands to its end, or until it is asked to stop.
+def load_classes(recipe: Recipe, data_dir: Path | None) -> dict[str, ClassImages]:
+    """The classes to train on and to validate on, by split; none for a regression."""
+    return {} if recipe.data.is_regression else recipe.data.load(("train", "val"), data_dir)
+
+
+def prepare(directory: RunDirectory, recipe: Recipe, classes: ClassImages | None) -> None:
+    """Writes what a run directory holds before the first step.
 
     Args:
-        recipe: What to train.
-        model: Its model, as it stands.
-        samplers: Of training and of validation.
-        state: Where the run stands; kept up to date.
-        output: The run directory.
-        command: The command that goes on, for the user.
+        directory: Files of the run.
+        recipe: Recipe of the run.
+        classes: Classes to train on; None for a regression.
     """
-    training, strategy = recipe.training, model.distribute_strategy
+    directory.checkpoints.mkdir(parents=True, exist_ok=True)
+    clear_partial(directory.path)
+    clear_partial(directory.checkpoints)
+    write_recipe(recipe, directory.recipe_file)
+    write_json(directory.environment_file, environment())
+    if classes is not None:
+        save_examples(classes, directory.examples_file, recipe.seed)
+
+
+def fit(recipe: Recipe, model: EpisodicModel, samplers: Samplers, run: TrainingRun) -> None:
+    """Trains a run from its current state to its end, or until it is asked to stop.
+
+    Args:
+        recipe: Recipe of the run.
+        model: Compiled model with the run's weights.
+        samplers: Training and validation episodes.
+        run: The run. Its state is kept up to date.
+    """
+    training, strategy, state = recipe.training, model.distribute_strategy, run.state
     batches, total = training.steps_per_epoch, training.epochs * training.steps_per_epoch
-    writes = is_chief(strategy)
-    progress = Progress(state, total, shown=writes)
-    checkpoint = Checkpoint(output, state, writes)
-    stop = StopRequest(checkpoint, lambda: progress.seconds, batches, command, strategy)
-    guard = NumberGuard(recipe, state, samplers[0].seed, model.ways, checkpoint.folder)
-    scalars = scalar_writers(output / "tensorboard") if writes else []
+    progress = Progress(run, total)
+    stop = StopRequest(run, batches, strategy)
+    # Keras calls them in this order. The counter comes first: all others read the state that it
+    # counts, and its `wall_seconds` belong to the metrics. The guard comes before the checkpoint:
+    # weights that are not finite are never saved. The checkpoint comes before the stop, which ends
+    # the process.
+    callbacks = [
+        Counter(run),
+        NumberGuard(run, recipe, samplers.training.seed, model.ways),
+        progress,
+        *(scalar_writers(run.directory.tensorboard) if run.writes else []),
+        Checkpoint(run),
+        stop,
+    ]
     with progress, stop.listening():
         while state.step < total:
             epoch, within = divmod(state.step, batches)
-            epochs = 1 if within else training.epochs - epoch  # one that was broken off is alone
-            episodes = samplers[0].dataset(
+            epochs = 1 if within else training.epochs - epoch  # an interrupted epoch comes alone
+            episodes = samplers.training.dataset(
                 epochs * batches - within, training.tasks, start=state.step * training.tasks
             )
-            if within:  # the metrics are to exist before their values are put back
+            if within:  # the metrics must exist before their values are restored
                 with strategy.scope():
                     build_metrics(model, next(iter(episodes)))
             model.fit(
@@ -204,33 +214,36 @@ def fit(
                 epochs=epoch + epochs,
                 initial_epoch=epoch,
                 steps_per_epoch=batches - within,
-                validation_data=samplers[1].dataset(
+                validation_data=samplers.validation.dataset(
                     max(1, training.validation_episodes // training.tasks), training.tasks
                 ),
                 shuffle=False,  # episodes are drawn in order, from the seed
                 verbose=0,
-                callbacks=[guard, progress, *scalars, checkpoint, stop],
+                callbacks=callbacks,
             )
 
 
-def check_output(recipe: Recipe, output: Path, resume: bool) -> None:
-    """Refuses to write over what is there, or to go on with a run of another recipe."""
+def check_output(recipe: Recipe, directory: RunDirectory, resume: bool) -> None:
+    """Refuses to overwrite a folder, or to resume a run of another recipe."""
+    output, recipe_file = directory.path, directory.recipe_file
     if not resume and output.exists():
-        raise FileExistsError(f"{output} exists. Go on with --resume, or choose another --output")
-    path = output / "recipe.toml"
-    if not path.is_file():
+        raise FileExistsError(
+            f"{output} exists. Resume that run with --resume, or choose another --output"
+        )
+    if not recipe_file.is_file():
         # A run that was killed as it began leaves hidden files and an empty folder.
         names = {entry.name for entry in output.iterdir()} if output.exists() else set()
-        if any(name != "checkpoints" and not name.startswith(".") for name in names):
+        known = directory.checkpoints.name
+        if any(name != known and not name.startswith(".") for name in names):
             raise FileNotFoundError(f"{output} is not a run to resume: it has no recipe.toml")
-    elif read_recipe(path) != recipe:
+    elif directory.read_recipe() != recipe:
         raise ValueError(
-            f"The recipe differs from {path}. Resume with the recipe and --set of that run"
+            f"The recipe differs from {recipe_file}. Resume with the recipe and --set of that run"
         )
 
 
 def save_examples(classes: ClassImages, path: Path, seed: int) -> None:
-    """Keeps a few images of some training classes: `image`, `label`, `names`."""
+    """Writes a few images of some training classes: `image`, `label`, `names`."""
     rng = np.random.default_rng(seed)
     available = len(classes.names)
     chosen = rng.choice(available, min(EXAMPLE_CLASSES, available), replace=False)
@@ -245,7 +258,7 @@ def save_examples(classes: ClassImages, path: Path, seed: int) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """What the run was made with."""
+    """The versions and devices that the run is made with."""
     packages = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
     return {
         "anil-tf": anil_tf.__version__,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-_PART = ".part"
+_PART = ".anil-part"  # no other program names its files so
 _UNFINISHED = re.compile(rf"\..+\.\d+{re.escape(_PART)}(\.\w+)?")  # as `replacing` names them
 
 

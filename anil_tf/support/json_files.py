@@ -1,10 +1,15 @@
-"""Every JSON file that a command or a run writes."""
+"""The JSON files that a command or a run writes, and how they are read."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from anil_tf.support.files import replacing
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object in UTF-8; an empty one where the file does not exist."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def write_json(path: Path | None, values: Any) -> None:

@@ -3,9 +3,9 @@
     make bench                                    # about 10 minutes on two idle cores
     python -m benchmarks.speed.compare --workload W1
 
-Every implementation is a process of its own, in its own environment, on the same weights and tasks.
-First loss and gradient norm of those that normalise alike must agree. Then they take turns, in an
-order that rotates, two threads each.
+Each implementation runs in its own process and environment, with the same weights and tasks. The
+loss and gradient norm of those with the same normalisation must agree. Then they take turns in a
+rotating order, with two threads each.
 """
 
 import json
@@ -44,13 +44,13 @@ IMPLEMENTATIONS = [
 # In a sitting of their own: at W2 MAML takes 8 GB. It has no counterpart to agree with.
 AGAINST_MAML = [("ours", "anil-task", "maml"), ("ours", "maml-task", "maml")]
 TOLERANCE = 1e-3
-TURN = 0.6  # seconds of training steps that a turn aims at
+TURN = 0.6  # target seconds of training per turn
 SLOW = 4.0  # those so many times slower than the fastest take two turns, not all
 ADAPTATIONS = 5  # a turn
 
 
 class Process:
-    """One implementation, waiting for requests."""
+    """One implementation, in a process that waits for requests."""
 
     def __init__(self, framework: str, variant: str, norm: str, exchange: Path) -> None:
         self.framework, self.variant, self.norm = framework, variant, norm
@@ -71,10 +71,10 @@ class Process:
         self.agrees: bool | None = None
 
     def ask(self, call: str, **arguments: int) -> list[float]:
-        """The answer to a request.
+        """The reply to a request.
 
         Raises:
-            SystemExit: The process died; its last words are told.
+            SystemExit: The process died; the message has its last output.
         """
         print(json.dumps({"call": call, **arguments}), file=self.process.stdin, flush=True)
         line = self.process.stdout.readline() if self.process.stdout else ""
@@ -85,13 +85,13 @@ class Process:
         return answer
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the process."""
         self.process.communicate()
         self.log.close()
 
 
 def check_agreement(processes: list[Process]) -> list[dict[str, Any]]:
-    """Compares loss and gradient norm of the first step within each norm; marks who disagrees."""
+    """Compares loss and gradient norm of the first step within each norm; marks disagreement."""
     references: dict[str, list[float]] = {}
     first = processes[0]
     if first.variant == "anil-batch":
@@ -112,7 +112,7 @@ def check_agreement(processes: list[Process]) -> list[dict[str, Any]]:
 
 
 def measure(processes: list[Process], rounds: int) -> None:
-    """Lets all take turns."""
+    """Runs all implementations in turns."""
     steps, first = {}, {}
     for process in tqdm(processes, "Warming up", leave=False, disable=None):
         for request in process.requests:
@@ -141,7 +141,7 @@ def summary(seconds: list[float]) -> dict[str, float]:
 def run_sitting(
     implementations: list[tuple[str, str, str]], exchange: Path, rounds: int
 ) -> list[dict[str, Any]]:
-    """Those that take turns with each other, on one workload."""
+    """Runs the implementations of one sitting on one workload."""
     with ExitStack() as stack:
         processes = []
         for framework, variant, norm in implementations:
@@ -157,7 +157,7 @@ def run_sitting(
 def run_workload(
     name: str, rounds: int, frameworks: tuple[str, ...], skip: tuple[str, ...]
 ) -> dict[str, Any]:
-    """All implementations on one workload, but for those whose name has a word to skip."""
+    """Runs all implementations on one workload, except those whose name contains a skipped word."""
     workload = WORKLOADS[name]
     everyone, pair = (
         [row for row in rows if row[0] in frameworks and not set(skip) & set(row[1].split("-"))]
@@ -177,10 +177,12 @@ def run_workload(
 @click.command()
 @click.option("--workload", "names", multiple=True, type=click.Choice(list(WORKLOADS)))
 @click.option("--framework", "frameworks", multiple=True, default=("ours", "torch", "jax"))
-@click.option("--skip", multiple=True, help="A word of a variant, such as xla or maml.")
-@click.option("--rounds", default=5, show_default=True, help="Turns of each implementation.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
-@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), help="The tables.")
+@click.option("--skip", multiple=True, help="Variants to skip: xla, maml, ...")
+@click.option("--rounds", default=5, show_default=True, help="Turns per implementation.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for the results.")
+@click.option(
+    "--markdown", "markdown_file", type=click.Path(path_type=Path), help="File for the tables."
+)
 def main(
     names: tuple[str, ...],
     frameworks: tuple[str, ...],
@@ -189,7 +191,7 @@ def main(
     json_file: Path | None,
     markdown_file: Path | None,
 ) -> None:
-    """Compare the implementations; a peer that computes something else is named, not timed."""
+    """Compare the implementations. One that computes something else is named and not timed."""
     for framework in frameworks:
         python_of(framework)
     results = []

@@ -1,4 +1,4 @@
-"""An environment of its own for each peer, made the first time under `build/bench`."""
+"""An environment for each peer, created the first time under `build/bench`."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ PEERS = {
 
 
 def python_of(framework: str) -> Path:
-    """The interpreter that has the framework; ours is the one that runs this."""
+    """The interpreter with the framework; for our own it is the current one."""
     if framework == "ours":
         return Path(sys.executable)
     folder = ROOT / "build" / "bench" / framework
@@ -27,5 +27,5 @@ def python_of(framework: str) -> Path:
 
 
 def module_of(framework: str) -> str:
-    """The module that serves the framework's variants."""
+    """The module that runs the framework's variants."""
     return "benchmarks.speed.ours" if framework == "ours" else f"benchmarks.speed.{framework}_peer"

@@ -1,10 +1,10 @@
-"""How the inner loop's cost grows with tasks, shots, ways, feature size and steps: Gram and tape.
+"""Cost of the inner loop by tasks, shots, ways, feature size and steps, Gram form and tape.
 
     python -m benchmarks.speed.growth --plot docs/growth.png
 
 The head alone: features in, query loss out, with its second-order gradients of features, head and
 rate, on two threads. One size at a time grows from 4 tasks, 5 shots, 5 ways, 15 queries, D = 800
-and 5 steps. Memory is that of all tensors which the step computes, none freed.
+and 5 steps. Memory is that of all tensors that a step computes, none freed.
 """
 
 import statistics
@@ -107,7 +107,7 @@ def measure(form: str, size: dict[str, int], calls: int) -> dict[str, Any]:
 
 
 def plot(figures: dict[str, Any], path: Path) -> None:
-    """Time above, memory below; a column a size."""
+    """Time above, memory below; one column per size."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -136,11 +136,11 @@ def plot(figures: dict[str, Any], path: Path) -> None:
 
 
 @click.command()
-@click.option("--calls", default=30, show_default=True, help="Timed calls of each point.")
-@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Write the picture.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option("--calls", default=30, show_default=True, help="Number of timed calls per point.")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="File for the picture.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for the results.")
 def main(calls: int, plot_file: Path | None, json_file: Path | None) -> None:
-    """Time both forms over a range of each size."""
+    """Time both forms for a range of each size."""
     tf.config.threading.set_intra_op_parallelism_threads(THREADS)
     figures: dict[str, Any] = {}
     for name, values in SIZES.items():

@@ -1,7 +1,7 @@
 """ANIL in JAX, the whole step under `jit` and the tasks under `vmap`.
 
 Variants are words joined by dashes: `batch` (convolutions of all tasks at once), `joint` or `task`
-(a task under `vmap`; normalised over all its images, or over support and queries apart), or
+(one task under `vmap`; normalised over all its images, or over support and queries separately), or
 `floor`, plain supervised training.
 """
 

@@ -24,14 +24,14 @@ from benchmarks.speed.workloads import (
 
 
 class Clock(keras.callbacks.Callback):
-    """Notes when each step ends."""
+    """Records when each step ends."""
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Starts."""
         self.ends: list[float] = []
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Notes the time."""
+        """Records the time."""
         self.ends.append(time.perf_counter())
 
 
@@ -95,7 +95,7 @@ class Ours:
         return float(loss), float(tf.linalg.global_norm(gradients))
 
     def check_joint(self) -> tuple[float, float]:
-        """The same where each task is a meta-batch of its own: normalised over its own images."""
+        """The same with each task as its own meta-batch, normalised over its own images."""
         step = tf.function(self.gradients)
         tasks = len(self.y)
         results = [
@@ -109,7 +109,7 @@ class Ours:
 
     def train(self, steps: int) -> list[float]:
         """Seconds of each step of `fit`, its data set and callbacks included."""
-        # The first ends no interval, and holds the start of `fit`.
+        # The first time includes the start of `fit`.
         dataset = tf.data.Dataset.from_tensors((self.x, self.y)).repeat(steps + 1)
         self.model.fit(dataset, verbose=0, shuffle=False, callbacks=[self.clock])
         ends = self.clock.ends
@@ -120,7 +120,7 @@ class Ours:
         return self._answer({name: value[:1] for name, value in self.x.items()}, calls)
 
     def learn(self, calls: int) -> list[float]:
-        """The same with a single query: what learning the task alone costs."""
+        """The same with a single query: the cost of learning the task."""
         task = {name: value[:1] for name, value in self.x.items()}
         return self._answer({**task, "query_x": task["query_x"][:, :1]}, calls)
 

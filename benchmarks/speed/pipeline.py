@@ -1,10 +1,9 @@
-"""The input pipeline: episodes a second, against a loop that opens images with Pillow.
+"""The input pipeline: episodes per second, compared with a loop that opens images with Pillow.
 
     python -m benchmarks.speed.pipeline --data-dir TFDS --folder PHOTOS
 
-W1 on Omniglot and W2 on a folder of 84x84 JPEG files, one folder a class. The share of a training
-step is what `fit` takes longer with the pipeline than with one batch held in memory; the two take
-turns.
+W1 on Omniglot and W2 on a folder of 84x84 JPEG files, one folder per class. The share of a training
+step is the extra time of `fit` with the pipeline compared with one batch in memory, in turns.
 """
 
 import statistics
@@ -36,7 +35,7 @@ WRITTEN_CLASSES = 100  # of Omniglot, written as PNG files for the loop
 
 
 def pillow_episodes(files: dict[str, list[Path]], workload: Workload, episodes: int) -> float:
-    """Seconds of a plain loop that draws episodes and opens their images, converted as in ours."""
+    """Seconds of a plain loop that draws episodes and opens their images alike."""
     rng = np.random.default_rng(0)
     names = list(files)
     mode = "L" if workload.channels == 1 else "RGB"
@@ -88,7 +87,7 @@ def step_seconds(sampler: EpisodeSampler, workload: Workload, steps: int, turns:
 def measure(
     classes: ClassImages, files: dict[str, list[Path]], workload: Workload, turns: int
 ) -> dict[str, float]:
-    """All figures of one workload."""
+    """All measurements of one workload."""
     sampler = EpisodeSampler(classes, workload.ways, workload.shots, workload.queries)
     batches, loops = 50, 20
     ours = workload.tasks * batches / min(our_episodes(sampler, workload, batches) for _ in "123")
@@ -106,10 +105,12 @@ def measure(
 
 
 @click.command()
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where TFDS keeps Omniglot.")
-@click.option("--folder", type=click.Path(exists=True, path_type=Path), help="84x84 photographs.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="TFDS folder of Omniglot.")
+@click.option(
+    "--folder", type=click.Path(exists=True, path_type=Path), help="Folder of photographs."
+)
 @click.option("--turns", default=4, show_default=True)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for the results.")
 def main(data_dir: Path | None, folder: Path | None, turns: int, json_file: Path | None) -> None:
     """Time the pipeline, the loop and training."""
     tf.config.threading.set_intra_op_parallelism_threads(THREADS)

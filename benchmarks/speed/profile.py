@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed.profile --workload W2
 
-What TensorFlow's own profiler says of ten steps of `fit`. Two gradients of one layer may run at a
-time, and on a busy machine wait for each other: the sum of all kernels can exceed the step.
+Uses TensorFlow's profiler on ten steps of `fit`. Two gradients of a layer may run at the same time
+and wait for each other on a busy machine, so the sum of all kernels can exceed the step.
 """
 
 import re
@@ -43,8 +43,8 @@ def kernel_seconds(folder: Path) -> Counter[tuple[str, str]]:
 
 @click.command()
 @click.option("--workload", type=click.Choice(list(WORKLOADS)), default="W1", show_default=True)
-@click.option("--variant", default="anil-batch", show_default=True, help="As in ours.py.")
-@click.option("--rows", default=12, show_default=True, help="How many kernels to name.")
+@click.option("--variant", default="anil-batch", show_default=True, help="Variant, as in ours.py.")
+@click.option("--rows", default=12, show_default=True, help="Number of kernels to list.")
 def main(workload: str, variant: str, rows: int) -> None:
     """Profile training."""
     import tensorflow as tf

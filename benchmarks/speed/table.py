@@ -1,4 +1,4 @@
-"""The figures of a workload as Markdown."""
+"""The measurements of a workload as Markdown."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ Rows = dict[str, dict[str, Any]]
 
 
 def fastest(rows: Rows, prefix: str, what: str, statistic: str, norms: tuple[str, ...]) -> str:
-    """The name of the quickest of a framework's rows, or "" if there is none."""
+    """The name of the fastest row of a framework, or "" if there is none."""
     chosen = [
         name
         for name, row in rows.items()
@@ -18,7 +18,7 @@ def fastest(rows: Rows, prefix: str, what: str, statistic: str, norms: tuple[str
 
 
 def ratio(rows: Rows, slow: str, quick: str, what: str) -> str:
-    """By how much one is faster than another: of medians, and of minima."""
+    """Ratio of speeds of two rows, by medians and by minima."""
     if any(what not in rows.get(name, {}) for name in (slow, quick)):
         return "not measured"
     median, minimum = (
@@ -28,7 +28,7 @@ def ratio(rows: Rows, slow: str, quick: str, what: str) -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """A table of all implementations of one workload, and the ratios that matter."""
+    """A table of all implementations of one workload, and the main ratios."""
     rows: Rows = {row["name"]: row for row in result["implementations"]}
     pair: Rows = {row["name"]: row for row in result["against_maml"]}
     images = result["images"]

@@ -8,8 +8,8 @@ Variants are words joined by dashes:
   chunk that fits the cache. `batch`: the convolutions of all tasks at once, `torch.func` for the
   heads. `floor`: plain supervised training on as many images.
 - `channels_last`: that memory format.
-- `joint`: normalised over all images of a task; `task`: over its support and its queries apart;
-  else over all images of the meta-batch, and by moving averages after training.
+- `joint`: normalised over all images of a task; `task`: over its support and its queries
+  separately; otherwise over all images of the meta-batch, and by moving averages after training.
 """
 
 import time
@@ -36,7 +36,7 @@ Tensors = Sequence[torch.Tensor]
 
 
 class Usual(torch.nn.Module):
-    """Conv4 as it is usually written."""
+    """Conv4 in its usual form."""
 
     def __init__(self, channels: int, filters: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What an implementation is asked to do, and how: one JSON line a request on standard input.
+"""The requests to an implementation: one JSON line per request on standard input.
 
 Run in the implementation's own environment, which has NumPy and little else.
 """
@@ -25,11 +25,11 @@ class Implementation(Protocol):
         """Seconds of each training step."""
 
     def adapt(self, calls: int) -> list[float]:
-        """Seconds of each call that adapts to the first task and answers its queries."""
+        """Seconds of each call that adapts to the first task and predicts its queries."""
 
 
 def keep_to_two_cores() -> None:
-    """Before the framework is imported: two cores, two threads."""
+    """Limits the process to two cores and two threads; call before importing the framework."""
     cores = sorted(os.sched_getaffinity(0))[:THREADS]
     os.sched_setaffinity(0, cores)
     os.environ["OMP_NUM_THREADS"] = str(THREADS)
@@ -55,7 +55,7 @@ def serve(make: Callable[[str, dict[str, Any]], Implementation]) -> None:
     parser.add_argument("variant")
     parser.add_argument("exchange", type=Path)
     arguments = parser.parse_args()
-    # What a framework prints is kept out of the answers.
+    # Output of a framework must not mix with the replies.
     answers, sys.stdout = sys.stdout, sys.stderr
     with np.load(arguments.exchange) as file:
         implementation = make(arguments.variant, dict(file))

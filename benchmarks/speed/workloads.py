@@ -1,4 +1,4 @@
-"""The workloads of the comparison, and one set of weights and tasks of each for everybody."""
+"""The workloads of the comparison, with the weights and tasks that all implementations share."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 BLOCKS = 4
 INNER_STEPS, INNER_LR = 5, 0.01
 LEARNING_RATE = 1e-3
-MOMENTUM, EPSILON = 0.95, 1e-3  # of batch normalisation, Keras's convention
+MOMENTUM, EPSILON = 0.95, 1e-3  # for batch normalisation, in Keras's convention
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-/** The page: classes with examples, a sheet of paper, and a model that learns and answers. */
+/** The page: classes with examples, a drawing area, and a model that learns and predicts. */
 
 import { FewShot, readFromWeb } from "./fewshot.js";
 import { Paper } from "./paper.js";
@@ -16,16 +16,20 @@ let classes = []; // { row, examples: [{ pixels, thumbnail }] }, in the order of
 
 async function start() {
   find("#not-started").remove();
+  find("#status").textContent = "Loading the model";
   const address = new URLSearchParams(location.search).get("bundle") ?? "bundle/";
   try {
     const ort = await loadRuntime();
     model = await openBundle(ort, address.endsWith("/") ? address : `${address}/`);
+    show(model.manifest);
   } catch (error) {
     find("main").hidden = true;
     complain(error.message);
-    return;
   }
-  const { name, image_shape: shape } = model.manifest;
+}
+
+/** Make the page ready for a model. */
+function show({ name, image_shape: shape }) {
   find("#model").textContent =
     `Model: ${name}, ${shape[1]} × ${shape[0]} ${shape[2] === 1 ? "grey" : "colour"} images, ` +
     "on ONNX Runtime Web.";
@@ -61,23 +65,18 @@ async function loadRuntime() {
 }
 
 async function openBundle(ort, address) {
-  const read = readFromWeb(address);
-  const unread = [];
   try {
-    return await FewShot.open(ort, (name) =>
-      read(name).catch((error) => {
-        unread.push(name);
-        throw error;
-      }),
-    );
+    return await FewShot.open(ort, readFromWeb(address));
   } catch (error) {
-    // A session that cannot be made of files that were read is the runtime's own trouble.
-    const advice =
-      unread.length || /JSON|bundle/.test(error.message)
-        ? "Copy or link an exported bundle there, or name another with ?bundle=FOLDER."
-        : "Run “npm ci --omit=dev” again in the folder of the page, or export the bundle again.";
+    if (/no available backend/.test(error.message)) {
+      throw new Error(
+        "ONNX Runtime Web could not start. Run “npm ci --omit=dev” again in the folder of the " +
+          `page, then load it again. (${error.message})`,
+      );
+    }
     throw new Error(
-      `No bundle could be opened at “${address}” beside this page. ${advice} (${error.message})`,
+      `No bundle could be opened at “${address}” beside this page. Copy or link an exported ` +
+        `bundle there, or name another with ?bundle=FOLDER. (${error.message})`,
     );
   }
 }

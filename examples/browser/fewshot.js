@@ -33,7 +33,8 @@ export class FewShot {
   /** Open a bundle: `read(name)` resolves to the bytes of one of its files. */
   static async open(ort, read) {
     const manifest = JSON.parse(new TextDecoder().decode(await read("manifest.json")));
-    if (![1, 2].includes(manifest.schema_version) || manifest.image_dtype !== "uint8") {
+    const { schema_version, image_dtype, image_shape } = manifest;
+    if (![1, 2].includes(schema_version) || image_dtype !== "uint8" || image_shape?.length !== 3) {
       throw new Error("This is not a bundle of images that this program knows.");
     }
     const sessions = {};

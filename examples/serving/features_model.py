@@ -2,9 +2,9 @@
 
 python features_model.py BUNDLE models/tiny-features
 
-Add it to models.config under a name of its own, start the server with the three options that
-serving/batching.config names, and give the client that name as `features_model`. The weights are
-then in memory twice: once for this model, once for the bundle's own.
+Add it to models.config under its own name, start the server with the three options named in
+serving/batching.config, and pass the name to the client as `features_model`. The weights are then
+in memory twice: for this model and for the bundle.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main() -> None:
     module.weights = bundle.weights
     version = arguments.output / "1"
     tf.saved_model.save(module, version, {"features": features, "serving_default": features})
-    # Where this file is, the server batches the model.
+    # With this file the server batches requests to the model.
     shutil.copy(
         arguments.bundle / layout.SERVING / "batching.config", version / "batching_params.pbtxt"
     )

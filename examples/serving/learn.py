@@ -1,7 +1,7 @@
-"""Teach a served model classes of a user's own, and name images by them.
+"""Teach a served model the classes of a user, and classify images.
 
 python learn.py BUNDLE --user ann photos/             learns the classes of photos/class-name/*.png
-python learn.py BUNDLE --user ann --name IMAGE...     names images by them
+python learn.py BUNDLE --user ann --name IMAGE...     classifies images
 """
 
 import argparse
@@ -24,13 +24,13 @@ def open_store(place: str, manifest: Manifest) -> HeadStore:
 
 
 def main() -> None:
-    """Learns or names."""
+    """Learns or classifies."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path, help="or a folder with its manifest.json alone")
+    parser.add_argument("bundle", type=Path, help="or a folder with only its manifest.json")
     parser.add_argument("--url", default="grpc://localhost:8500")
     parser.add_argument("--heads", default="heads", help="a folder, or redis://host:port")
     parser.add_argument("--user", required=True)
-    parser.add_argument("--name", action="store_true", help="name images, rather than learn")
+    parser.add_argument("--name", action="store_true", help="classify images instead of learning")
     parser.add_argument("images", nargs="+", type=Path)
     arguments = parser.parse_args()
 

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 
 from anil_tf.export import Manifest
 
-GROUP = 8192  # tasks a row group, which one worker does at a time
+GROUP = 8192  # tasks per row group, the unit of work
 
 SCHEMA = pa.schema(
     [
         ("task", pa.string()),
         ("labels", pa.list_(pa.int32())),
-        ("features", pa.binary()),  # float32, row after row
+        ("features", pa.binary()),  # float32, row by row
     ]
 )
 

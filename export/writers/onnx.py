@@ -114,13 +114,14 @@ def _check_operations(graph: onnx.GraphProto) -> None:
 def quantize_onnx(bundle: Path, images: np.ndarray) -> None:
     """Write `onnx/backbone_int8.onnx`: `backbone.onnx` with its convolutions in 8-bit integers.
 
-    Static quantization in the QDQ format, one scale a tensor, from the first convolution's input
-    to the last one's; what the last returns is not quantized, for the features come of it. Weights
-    have 7 bits, with which no processor's 16-bit sums overflow: the results are the same on all.
+    Static quantization in the QDQ format, with one scale per tensor. Weights have 7 bits, so the
+    16-bit sums of no processor overflow and the results are the same on all of them. Two parts stay
+    in floats: the first convolution (unless it is the only one), whose few weights cause more than
+    half of the error and save no space, and the output of the last one, which becomes the features.
 
     Args:
         bundle: Folder of the bundle, with the float files written.
-        images: Training images `[n, H, W, C]`, in the bundle's dtype, to take the ranges from.
+        images: Training images `[n, H, W, C]` in the bundle's dtype, for the ranges of activations.
 
     Raises:
         ValueError: The backbone has no convolution.
@@ -136,7 +137,7 @@ def quantize_onnx(bundle: Path, images: np.ndarray) -> None:
             raise ValueError(
                 "int8 is for convolutions, and this backbone has none: export without it"
             )
-        first, last = convolutions[0], convolutions[-1]
+        first, last = convolutions[:2][-1], convolutions[-1]
         quantize_static(
             prepared,
             quantized,

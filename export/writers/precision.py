@@ -1,11 +1,11 @@
 """A backbone in another floating-point precision."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+
+from anil_tf.support.keras_private import flatten_layers
 
 # Largest differences of a copy's features, relative to the largest feature. In another precision
 # they are a net for what is wrong, not for rounding; 16-bit floats have 8 or 11 bits.
@@ -28,12 +28,12 @@ def with_precision(backbone: keras.Model, dtype: str) -> keras.Model:
     copy = type(backbone).from_config(_replace_dtypes(backbone.get_config(), dtype))
     if not copy.built:
         copy.build(backbone.input_shape)
-    # Through a file, not by `set_weights`: layers derive state from their weights when they are
+    # As from a file, not by `set_weights`: layers derive state from their weights when they are
     # loaded, such as `Normalization` its mean and variance after `adapt`.
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "backbone.weights.h5"
-        backbone.save_weights(file)
-        copy.load_weights(file)
+    for layer, copied in zip(flatten_layers(backbone), flatten_layers(copy), strict=True):
+        store: dict[str, Any] = {}
+        layer.save_own_variables(store)
+        copied.load_own_variables(store)
     return copy
 
 

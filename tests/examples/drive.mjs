@@ -238,7 +238,15 @@ const scenarios = {
     const shown = page.locator("#not-started");
     const atOnce = await shown.isVisible();
     await shown.waitFor({ timeout: 10_000 });
-    return { atOnce, said: await shown.textContent() };
+    return { atOnce, said: await shown.textContent(), status: await status(page) };
+  },
+
+  async withoutJavaScript(page) {
+    return scenarios.notStarted(page);
+  },
+
+  async withoutWebAssembly(page) {
+    return scenarios.problem(page);
   },
 
   async six(page) {
@@ -279,15 +287,21 @@ const browser = await chromium.launch({
 const requests = [];
 const complaints = [];
 try {
-  const page = await browser.newPage({ viewport: { width: 1180, height: 800 } });
+  const page = await browser.newPage({
+    viewport: { width: 1180, height: 800 },
+    javaScriptEnabled: scenario !== "withoutJavaScript",
+  });
   page.setDefaultTimeout(60_000);
   page.on("request", (request) => requests.push(request.url()));
   page.on("pageerror", (error) => complaints.push(String(error)));
   page.on("console", (message) => {
     if (["error", "warning"].includes(message.type())) complaints.push(message.text());
   });
+  if (scenario === "withoutWebAssembly") {
+    await page.addInitScript(() => delete globalThis.WebAssembly);
+  }
   await page.goto(url);
-  if (scenario !== "notStarted") {
+  if (!["notStarted", "withoutJavaScript"].includes(scenario)) {
     await page.locator("main:not([inert]), #problem:not([hidden])").waitFor();
   }
   const seen = await scenarios[scenario](page, requests);

@@ -1,5 +1,6 @@
 """The page in headless Chromium: it learns what is drawn, on its own machine, on a phone too."""
 
+import shutil
 from urllib.parse import urlparse
 
 import pytest
@@ -102,12 +103,25 @@ def test_a_runtime_that_is_not_whole_says_what_to_run(drive, serve, page_copy):
     assert "npm ci" in seen["problem"] and not seen["usable"]
 
 
-def test_a_bundle_that_is_damaged_is_named(drive, serve, page_copy):
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("manifest.json", lambda content: content[:1]),
+        ("manifest.json", lambda _: b"null"),
+        ("manifest.json", lambda content: content.replace(b'"image_shape"', b'"shape"')),
+        ("onnx/backbone.onnx", lambda content: content[: len(content) // 2]),
+        ("onnx/adapt.onnx", lambda _: b""),
+    ],
+    ids=["half a manifest", "null", "no shape", "half a graph", "an empty graph"],
+)
+def test_a_bundle_that_is_damaged_is_named(drive, serve, page_copy, file, damage):
+    bundle = (page_copy / "bundle").resolve()
     (page_copy / "bundle").unlink()
-    (page_copy / "bundle").mkdir()
-    (page_copy / "bundle" / "manifest.json").write_text("{")
+    damaged = shutil.copytree(bundle, page_copy / "bundle") / file
+    damaged.write_bytes(damage(damaged.read_bytes()))
     seen = drive("problem", at=serve(page_copy))
-    assert "Copy or link an exported bundle there" in seen["problem"]
+    assert "No bundle could be opened at “bundle/”" in seen["problem"]
+    assert "Copy or link an exported bundle there" in seen["problem"] and not seen["usable"]
 
 
 @pytest.mark.parametrize("missing", ["app.js", "paper.js", "fewshot.js"])
@@ -121,6 +135,18 @@ def test_a_page_whose_script_does_not_run_says_so(drive, serve, page_copy, missi
 def test_a_page_opened_as_a_file_says_so(drive, page_copy):
     seen = drive("notStarted", at=(page_copy / "index.html").as_uri())
     assert "python -m http.server" in seen["said"]
+    assert seen["status"] == ""  # and not that it is loading
+
+
+def test_a_page_without_javascript_says_so(drive):
+    seen = drive("withoutJavaScript")
+    assert "It needs JavaScript" in seen["said"]
+    assert seen["status"] == ""
+
+
+def test_a_browser_without_webassembly_is_told_so(drive):
+    seen = drive("withoutWebAssembly")
+    assert "This browser has no WebAssembly" in seen["problem"] and not seen["usable"]
 
 
 @pytest.mark.parametrize("query", ["?bundle=absent", "?bundle=http://127.0.0.1:9/"])

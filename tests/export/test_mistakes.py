@@ -28,7 +28,7 @@ MISTAKES = {
     ),
     "an option that there is not": (
         "train --recipe glyphs --output out --steps 5",
-        "No such option '--steps'. Did you mean --set KEY=VALUE with the key 'training.steps'?",
+        "No such option '--steps'. To change the recipe: --set training.steps=VALUE",
     ),
     "no recipe": (
         "train --output out",
@@ -108,7 +108,7 @@ MISTAKES = {
     ),
     "an output that is there already": (
         "train --recipe grocery84 --output run --data-dir photographs",
-        "run exists. Go on with --resume, or choose another --output",
+        "run exists. Resume that run with --resume, or choose another --output",
     ),
     "a run that is not there": (
         "evaluate rnu",
@@ -170,7 +170,8 @@ MISTAKES = {
     ),
     "a data set misspelt": (
         "datasets omniglott",
-        "'omniglott' is no recipe, no data set of one and no folder. Did you mean 'omniglot'? ...",
+        "'omniglott' is neither a recipe, nor a data set of a recipe, nor a folder. "
+        "Did you mean 'omniglot'? ...",
     ),
 }  # fmt: skip
 

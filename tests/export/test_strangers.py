@@ -16,7 +16,7 @@ from anil_tf.export.bundle import export_bundle
 from anil_tf.export.runtime.onnx import refuse_external_data
 from anil_tf.saving import load_model
 from anil_tf.support.untrusted import read_arrays
-from anil_tf.training.recipe import Data, read_recipe
+from anil_tf.training.recipe import DataTable, read_recipe
 from tools.reliability.fuzz import fuzz
 
 
@@ -98,7 +98,7 @@ def test_onnx_weights_in_other_files_are_refused(bundle):
 @pytest.mark.parametrize("name", ["someone:data", "hf:org/data", "../data", "/data", "Omniglot"])
 def test_a_tfds_name_runs_no_code_and_stays_in_its_folder(name):
     with pytest.raises(ValueError, match="name"):
-        Data(source="tfds", name=name, image_shape=(28, 28, 1))
+        DataTable(source="tfds", name=name, image_shape=(28, 28, 1))
 
 
 def test_a_recipe_that_is_nested_or_large_without_end_is_refused(tmp_path):

@@ -116,12 +116,17 @@ def test_what_is_no_plain_file_is_written_straight(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_cleared_and_nothing_of_the_users(tmp_path):
-    theirs = {"model.keras", ".film.part", ".notes.part.txt", ".part", ".party.2024.txt"}
-    for name in (*theirs, ".model.123.part.keras", ".recipe.7.part.toml", ".head.42.part"):
+    theirs = {"model.keras", ".film.part", ".film.2024.part", ".notes.anil-part.txt", ".anil-part"}
+    for name in (
+        *theirs,
+        ".model.123.anil-part.keras",
+        ".recipe.7.anil-part.toml",
+        ".head.4.anil-part",
+    ):
         (tmp_path / name).write_text("")
-    (tmp_path / ".folder.1.part").mkdir()
+    (tmp_path / ".folder.1.anil-part").mkdir()
     clear_partial(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == theirs | {".folder.1.part"}
+    assert {path.name for path in tmp_path.iterdir()} == theirs | {".folder.1.anil-part"}
 
 
 def test_old_checkpoints_are_deleted_and_nothing_of_the_users(tmp_path):
@@ -190,6 +195,24 @@ def test_a_loss_that_is_not_finite_names_step_episodes_and_checkpoint(data, tmp_
     with pytest.raises(ValueError, match=r"at step 3: its episodes are 8 to 11.*seed 15.*none yet"):
         training.train(recipe, tmp_path / "run", data)
     assert not (tmp_path / "run" / "model.keras").exists()
+
+
+class Poisons(training.Counter):
+    """Makes a weight infinite at the end of the second epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if epoch == 1:
+            weight = self.model.backbone.trainable_variables[0]
+            weight.assign(np.full(weight.shape, np.inf))
+
+
+def test_weights_that_are_not_finite_are_never_saved(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "Counter", Poisons)
+    with pytest.raises(ValueError, match="are not finite at step 6: .*step-00000003"):
+        training.train(recipe_of(), tmp_path / "run", data)
+    found = find_checkpoint(tmp_path / "run" / "checkpoints")
+    assert found is not None and found[1].step == 3
 
 
 def test_adaptation_that_diverges_is_warned_of_once(data, tmp_path, caplog):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from anil_tf.training.recipe import Training, read_recipe, recipe_names, write_recipe
+from anil_tf.training.recipe import TrainingTable, read_recipe, recipe_names, write_recipe
 
 
 def test_the_promised_recipes_come_along():
@@ -96,9 +96,18 @@ def test_a_per_class_head_cannot_be_evaluated_on_more_ways_than_trained():
         read_recipe("glyphs", ["model.head_init=per_class", "evaluation.ways=21"])
 
 
+@pytest.mark.parametrize("algorithm", ["anil", "maml", "boil", "nil", "multitask", "multiclass"])
+def test_a_recipe_says_what_adapts_as_its_model_does(algorithm):
+    from anil_tf.training.train import ALGORITHMS
+
+    settings = [f"algorithm={algorithm}", "model.norm=task", "model.head_init=per_class"]
+    recipe, kind = read_recipe("omniglot-20way-1shot", settings), ALGORITHMS[algorithm]
+    assert (recipe.adapts_head, recipe.adapts_body) == (kind.adapts_head, kind.adapts_body)
+
+
 @pytest.mark.parametrize(("steps", "every"), [(9000, 500), (2, 500), (1000, 300), (7, 2)])
 def test_epochs_cover_the_steps(steps, every):
-    training = Training(steps=steps, checkpoint_every=every)
+    training = TrainingTable(steps=steps, checkpoint_every=every)
     assert training.steps_per_epoch <= every
     covered = training.epochs * training.steps_per_epoch
     assert steps <= covered < steps + training.epochs

@@ -1,12 +1,13 @@
-"""Feeds hostile files to everything that reads a file from outside.
+"""Fuzzes every reader of untrusted files, and a server.
 
     python -m tools.reliability.fuzz --examples 25000
 
 Hypothesis makes the inputs: valid files with bytes changed, cut and repeated, and well-formed ones
-with values that are wrong. A reader answers or raises `ValueError` or `OSError`, within 5 seconds,
-and opens no file for writing outside the scratch folder (an audit hook watches `open`). Requests go
-to a bundle in ONNX Runtime, and over gRPC and REST to a server of its SavedModel, TensorFlow
-Serving where it is installed, which answers or refuses each and goes on.
+with values that are wrong. A reader must return or raise `ValueError` or `OSError` within 5
+seconds, and must not open a file for writing outside the scratch folder (an audit hook watches
+`open`). Requests go to a bundle in ONNX Runtime, and over gRPC and REST to a server of its
+SavedModel (TensorFlow Serving where it is installed), which must reply to or reject each and
+continue.
 """
 
 import argparse
@@ -43,7 +44,7 @@ REFUSED_HTTP = {400, 404, 412}
 
 
 class Watch:
-    """Counts inputs and refusals, times each, and notes files opened for writing elsewhere."""
+    """Counts inputs and rejections, times each, and records files opened for writing elsewhere."""
 
     def __init__(self, scratch: Path) -> None:
         self.scratch, self.slowest = scratch.resolve(), 0.0
@@ -53,7 +54,7 @@ class Watch:
         self.on = False
 
     def __call__(self, what: str, reader: Callable[[], Any]) -> None:
-        """One input."""
+        """Reads one input."""
         begun, self.on = time.perf_counter(), True
         signal.alarm(SECONDS)
         try:
@@ -175,7 +176,7 @@ def requests_of(
 
 
 def native(array: np.ndarray) -> np.ndarray:
-    """In the byte order of this machine, as TensorFlow wants what it sends."""
+    """In the byte order of this machine, which TensorFlow needs to send it."""
     return array.astype(array.dtype.newbyteorder("="))
 
 
@@ -252,7 +253,7 @@ def serving_campaigns(client: Any, rest: str, watch: Watch) -> Campaigns:
 
 
 def campaigns(scratch: Path, bundle: Path, watch: Watch) -> Campaigns:
-    """What is read, by which inputs, and how."""
+    """Every reader with its inputs."""
     from anil_tf.datasets.folder import list_classes, read_classes
     from anil_tf.export.head import read_head
     from anil_tf.export.manifest import read_manifest
@@ -339,12 +340,12 @@ def fuzz(bundle: Path, examples: int, only: list[str] | None = None) -> dict[str
     """Runs every campaign; the counts.
 
     Args:
-        bundle: With ONNX, and a SavedModel to be served.
-        examples: Inputs of each campaign.
-        only: The campaigns to run; all by default.
+        bundle: Folder of a bundle with ONNX and SavedModel.
+        examples: Number of inputs per campaign.
+        only: Names of the campaigns to run; all by default.
 
     Raises:
-        Exception: Whatever a reader raised that is no refusal.
+        Exception: A reader raised an exception that is not a rejection.
     """
 
     def hang(number: int, frame: FrameType | None) -> None:
@@ -390,7 +391,7 @@ def fuzz(bundle: Path, examples: int, only: list[str] | None = None) -> dict[str
 def main() -> None:
     """Makes a small bundle and fuzzes its readers."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=int, default=25_000, help="of each kind of file")
+    parser.add_argument("--examples", type=int, default=25_000, help="inputs of each kind")
     parser.add_argument("--only", action="append")
     arguments = parser.parse_args()
 

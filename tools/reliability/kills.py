@@ -1,9 +1,9 @@
-"""Kills a training at random moments, resumes it, and compares it with one left in peace.
+"""Kills training at random moments, resumes it, and compares it with an uninterrupted run.
 
     python -m tools.reliability.kills --kills 25 --steps 1500
 
-A kill (SIGKILL) falls anywhere from the moment in which the run directory is begun to a few seconds
-into training: while a graph is traced, a step runs, or a checkpoint is written. Every restart is
+A kill (SIGKILL) comes at any time between the creation of the run directory and a few seconds into
+training: while a graph is traced, a step runs, or a checkpoint is written. Every restart is
 the same command with `--resume`. At the end weights, optimizer and history must be bit-equal.
 """
 
@@ -21,7 +21,7 @@ from tools.reliability.small import make_classes, run, same_run, start, train_co
 def kill_and_resume(
     data: Path, output: Path, kills: int, settings: list[str], longest: float, seed: int = 0
 ) -> list[dict[str, float]]:
-    """Trains through that many kills; where each fell: seconds, and the last kept step."""
+    """Trains through the kills. Returns the seconds and the last checkpointed step of each."""
     rng = np.random.default_rng(seed)
     command = train_command(data, output, *settings, options=["--resume"])
     moments: list[dict[str, float]] = []
@@ -52,11 +52,11 @@ def _changed(path: Path) -> int:
 
 
 def main() -> None:
-    """Prints the kills and the verdict."""
+    """Prints the kills and the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--longest", type=float, default=4.0, help="seconds to a kill, at most")
+    parser.add_argument("--longest", type=float, default=4.0, help="most seconds before a kill")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     settings = [f"training.steps={arguments.steps}", "training.checkpoint_every=20"]

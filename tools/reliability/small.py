@@ -1,4 +1,4 @@
-"""A run that trains in seconds, as its own process: what the tests and the scripts here share."""
+"""A run that trains in seconds, as a separate process, for the tests and the programs here."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ SETTINGS = (
 
 
 def make_classes(root: Path) -> Path:
-    """Twelve classes of 8 noisy drawings, each with a pattern of its own, as a folder tree."""
+    """A folder tree of twelve classes, each with its own pattern in 8 noisy drawings."""
     rng = np.random.default_rng(0)
     for index in range(12):
         folder = root / f"class{index:02d}"
@@ -52,14 +52,14 @@ def train_command(data: Path, output: Path, *settings: str, options: Sequence[st
 
 
 def run(command: Sequence[str], **environment: str) -> subprocess.CompletedProcess:
-    """Runs a command to its end, in the checkout."""
+    """Runs a command in the checkout until it ends."""
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **environment}, cwd=_ROOT
     )
 
 
 def start(command: Sequence[str], **environment: str) -> subprocess.Popen:
-    """Starts a command, in the checkout."""
+    """Starts a command in the checkout."""
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -71,7 +71,7 @@ def start(command: Sequence[str], **environment: str) -> subprocess.Popen:
 
 
 def read_run(output: Path) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
-    """A run's weights with those of the optimizer, and its history without the seconds."""
+    """Weights and optimizer variables of a run, and its history without the seconds."""
     import csv
 
     import keras
@@ -88,7 +88,7 @@ def read_run(output: Path) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
 
 
 def same_run(first: Path, second: Path) -> bool:
-    """Whether two runs agree to the last bit, seconds apart."""
+    """Whether two runs agree to the last bit, except in their seconds."""
     (weights, rows), (other_weights, other_rows) = read_run(first), read_run(second)
     same = [a.tobytes() == b.tobytes() for a, b in zip(weights, other_weights, strict=True)]
     return all(same) and rows == other_rows

@@ -2,8 +2,8 @@
 
     python -m tools.reliability.soak --minutes 30 --json soak.json
 
-Memory is the resident set after each round; that of the rounds before `--warm-up` minutes does not
-count: caches fill, and XLA and the converters load what they need.
+Memory is the resident set after each round; rounds within the first `--warm-up` minutes do not
+count, because caches fill and libraries are loaded.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from tools.reliability.small import SETTINGS, make_classes
 
 
 def main() -> None:
-    """Runs the rounds and prints a line each."""
+    """Runs the rounds and prints one line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--warm-up", type=float, default=6)

@@ -1,10 +1,10 @@
-"""Two workers or two devices against one: the same weights? How fast? What if one is killed?
+"""Compares two workers, and two devices, with one: weights, speed, and the loss of a worker.
 
     python -m tools.reliability.workers --steps 50
 
 Runs `anil train` with `--strategy none`, with `--strategy mirrored` on two logical devices, then
-two processes on loopback with `--strategy multiworker`, then two of which one is killed mid-run and
-both started again with `--resume`.
+two processes on loopback with `--strategy multiworker`, then two of which one is killed
+during the run, and both are resumed with `--resume`.
 """
 
 import argparse
@@ -55,24 +55,24 @@ def cluster(command: list[str], workers: int = 2) -> list[Any]:
 
 
 def finish(processes: list[Any]) -> list[tuple[int, str]]:
-    """Status and output of each."""
+    """Exit status and output of each worker."""
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     return [(process.returncode, text) for process, text in zip(processes, outputs, strict=True)]
 
 
 def largest_difference(first: Path, second: Path) -> float:
-    """Between the weights of two runs, those of the optimizer too."""
+    """The largest difference between the weights and optimizer variables of two runs."""
     pairs = zip(read_run(first)[0], read_run(second)[0], strict=True)
     return max(float(np.max(np.abs(np.float64(one) - other), initial=0)) for one, other in pairs)
 
 
 def throughput(output: Path) -> float:
-    """Images a second of a finished run."""
+    """Images per second of a finished run."""
     return json.loads((output / "metrics.json").read_text())["train"]["images_per_second"]
 
 
 def lose_a_worker(data: Path, output: Path, settings: list[str]) -> dict[str, Any]:
-    """Kills one of two workers after a checkpoint, and starts both again."""
+    """Kills one of two workers after a checkpoint, and resumes both."""
     command = train_command(
         data, output, *settings, options=["--strategy", "multiworker", "--resume"]
     )
@@ -93,7 +93,7 @@ def lose_a_worker(data: Path, output: Path, settings: list[str]) -> dict[str, An
 
 
 def main() -> None:
-    """Prints the figures."""
+    """Prints the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--set", dest="settings", action="append", default=[])

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-from anil_tf.training.report.measure import Confusion, FeatureView
+from anil_tf.training.report.classes import Confusion, FeatureView
 from anil_tf.training.report.pictures import Answered, draw_episode
 
 WIDTH = 4.8  # inches: text of 9 points is then as large as the page's on a phone
@@ -38,7 +38,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def draw_curves(history: dict[str, np.ndarray], steps_per_epoch: int, metric: str) -> bytes:
-    """A metric in training (blue) and validation (orange), after (solid) and before adaptation."""
+    """Curves of training (blue) and validation (orange), after (solid) and before adaptation."""
     labels = {"accuracy": "accuracy", "mse": "mean squared error", "loss": "loss of the queries"}
     figure, axes = _chart("training steps", labels[metric])
     steps = (history["epoch"] + 1) * steps_per_epoch
@@ -62,10 +62,10 @@ def draw_sweep(rows: Sequence[dict[str, Any]], key: str, xlabel: str, chosen: in
     """A metric with its 95% intervals against one size of the protocol.
 
     Args:
-        rows: Figures of `evaluate_episodes`, in order.
-        key: Their entry that differs.
-        xlabel: What it is.
-        chosen: The recipe's own value of it, marked.
+        rows: Results of `evaluate_episodes`, in order.
+        key: Key of the size in each row.
+        xlabel: Label of the axis.
+        chosen: The recipe's own size, which is marked.
     """
     metric = "mse" if "mse" in rows[0] else "accuracy"
     figure, axes = _chart(xlabel, "mean squared error" if metric == "mse" else "accuracy")
@@ -88,7 +88,7 @@ def draw_sweep(rows: Sequence[dict[str, Any]], key: str, xlabel: str, chosen: in
 
 
 def draw_answers(episode: Answered) -> bytes:
-    """One episode with its right and wrong answers."""
+    """One episode with its right and wrong predictions."""
     ways, shots = episode.support.shape[:2]
     columns = shots + episode.query.shape[1] + 1
     figure = Figure(figsize=(WIDTH, WIDTH * ways / columns + 0.9))
@@ -104,7 +104,7 @@ def draw_confusion(confusion: Confusion) -> bytes:
     axes.imshow(confusion.shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_xlabel("answered", fontsize=9, labelpad=38)
+    axes.set_xlabel("predicted", fontsize=9, labelpad=38)
     axes.set_ylabel("shown", fontsize=9, labelpad=38)
     for row in range(count):
         for column in range(count):
@@ -135,7 +135,7 @@ def draw_confusion(confusion: Confusion) -> bytes:
 
 
 def draw_features(view: FeatureView) -> bytes:
-    """A point an image, a colour a class, and one of its images at the middle of each class."""
+    """One point per image, one colour per class, and an image at the middle of each class."""
     first, second = view.explained
     figure, axes = _chart(
         f"first axis ({first:.0%} of the variance)",
@@ -165,9 +165,9 @@ def draw_wave(wave: dict[str, Any]) -> bytes:
 
 
 def _thumbnail(image: np.ndarray, inches: float) -> OffsetImage:
-    """An image of a width on the page, whatever its pixels."""
+    """An image with a width in inches, whatever its size in pixels."""
     pixels = image.squeeze()
-    # A map of colours is of grey images alone: matplotlib leaves it out for others.
+    # The colour map is for grey images; matplotlib ignores it for others.
     thumbnail = OffsetImage(pixels / 255, zoom=72 * inches / pixels.shape[1], cmap="gray")
     thumbnail.image.set_clim(0, 1)
     return thumbnail

@@ -1,4 +1,4 @@
-"""A sheet of a data set's classes: what is trained on, and what is kept for validation and test."""
+"""A sheet of a data set's classes: those to train on, and those kept for validation and test."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from anil_tf.datasets.images import ClassImages
 
-CLASSES, IMAGES, COLUMNS = 24, 5, 4  # classes a split, images of each, classes a row
+CLASSES, IMAGES, COLUMNS = 24, 5, 4  # classes per split, images per class, classes per row
 _TITLES = {"train": "training", "val": "validation", "test": "test"}
 
 

@@ -82,7 +82,7 @@ def picture(png: bytes, description: str, caption: str = "") -> str:
 
     Args:
         png: The bytes of the file.
-        description: What it shows, for who cannot see it.
+        description: Text for readers who cannot see the picture.
         caption: Plain text below it.
     """
     data = base64.b64encode(png).decode()
@@ -97,7 +97,7 @@ def pictures(figures: Sequence[str]) -> str:
 
 
 def key_figures(figures: Sequence[tuple[str, str]]) -> str:
-    """Large values, each with what it is."""
+    """Large values, each with its name."""
     cells = (
         f"<div><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>"
         for value, label in figures
@@ -106,7 +106,7 @@ def key_figures(figures: Sequence[tuple[str, str]]) -> str:
 
 
 def next_steps(steps: Sequence[tuple[str, str]]) -> str:
-    """What to do next: a sentence each, and its command, which may be empty."""
+    """What to do next: sentences, each with a command, which may be empty."""
     lines = [
         f"<li>{html.escape(text)}"
         + (f"<pre>{html.escape(command)}</pre>" * bool(command))

@@ -1,165 +1,135 @@
-"""What a report of a run measures: sweeps of the protocol, hard classes, a view of the features."""
+"""What a report of a run measures; `measure_run` measures all of it before a page is rendered."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from anil_tf.episodes import EpisodeSampler, SinusoidSampler
+from anil_tf.training.evaluate import evaluate_episodes
+from anil_tf.training.report.classes import Confusion, FeatureView, confuse, view_features
 from anil_tf.training.report.pictures import Answered
 from anil_tf.training.run import FinishedRun
 
-HARD_CLASSES = 8
-SHOWN_CLASSES, SHOWN_IMAGES = 8, 20  # of the view of the features
+SHOTS = (1, 2, 5, 10, 20)
+STEPS = (0, 1, 2, 5, 10, 20)
 SHOWN_EPISODES, SHOWN_WAYS, SHOWN_SHOTS, SHOWN_QUERIES = 3, 5, 3, 6
 
 
-def answered_episodes(tested: FinishedRun) -> list[Answered]:
-    """The first test episodes, of sizes that can be looked at, with their answers."""
-    evaluation = tested.recipe.evaluation
-    sampler = tested.sampler(
-        ways=min(evaluation.ways, SHOWN_WAYS),
-        shots=min(evaluation.shots, SHOWN_SHOTS),
-        queries=min(evaluation.queries, SHOWN_QUERIES),
+@dataclass(frozen=True)
+class Measurements:
+    """All that a report shows of a run.
+
+    Attributes:
+        tested: The run.
+        trained: `steps`, `seconds` and so on of the training.
+        history: Metrics of each epoch, by name; see `RunDirectory.read_history`.
+        evaluate: The evaluation with the recipe's protocol.
+        evaluated: Whether `anil evaluate` has made it; otherwise this report did.
+        evaluations: All evaluations that the run keeps, of any protocol.
+        episodes: Number of episodes for each point of a sweep.
+        shots: Evaluations with few and with many support images per class.
+        steps: Evaluations with few and with many inner steps.
+        answered: Test episodes with their predictions; none for a regression.
+        waves: Test episodes of a regression; see `waves`.
+        features: Features of unseen classes; None for a regression.
+        confusion: The hardest classes; None for a regression.
+    """
+
+    tested: FinishedRun
+    trained: dict[str, Any]
+    history: dict[str, np.ndarray]
+    evaluate: dict[str, Any]
+    evaluated: bool
+    evaluations: list[dict[str, Any]]
+    episodes: int
+    shots: list[dict[str, Any]]
+    steps: list[dict[str, Any]]
+    answered: list[Answered]
+    waves: list[dict[str, Sequence[float]]]
+    features: FeatureView | None
+    confusion: Confusion | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers, for a JSON file."""
+        figures = {"evaluate": self.evaluate, "shots": self.shots, "steps": self.steps}
+        if self.confusion is None:
+            return figures
+        return {**figures, "hard_classes": self.confusion.to_json()}
+
+
+def measure_run(tested: FinishedRun, episodes: int) -> Measurements:
+    """Measures a run on its test classes.
+
+    Args:
+        tested: Run to measure.
+        episodes: Number of episodes for each point of a sweep, and for the recipe's protocol if
+            `anil evaluate` has not measured it.
+    """
+    metrics = tested.directory.read_metrics()
+    evaluate = tested.directory.read_evaluation()
+    return Measurements(
+        tested=tested,
+        trained=metrics.get("train", {}),
+        history=tested.directory.read_history(),
+        evaluate=evaluate or evaluate_with(tested, episodes),
+        evaluated=evaluate is not None,
+        evaluations=metrics.get("evaluations", []),
+        episodes=episodes,
+        shots=sweep_shots(tested, episodes),
+        steps=sweep_steps(tested, episodes),
+        answered=answered_episodes(tested),
+        waves=waves(tested),
+        features=view_features(tested),
+        confusion=confuse(tested, episodes),
     )
+
+
+def evaluate_with(
+    tested: FinishedRun, episodes: int, steps: int | None = None, **protocol: int
+) -> dict[str, Any]:
+    """The recipe's evaluation with some of its sizes replaced; see `evaluate_episodes`."""
+    steps = tested.steps if steps is None else steps
+    return evaluate_episodes(tested.runtime, tested.sampler(None, **protocol), episodes, steps)
+
+
+def sweep_shots(tested: FinishedRun, episodes: int) -> list[dict[str, Any]]:
+    """Evaluations with few and with many support images, as far as there are images."""
+    evaluation = tested.recipe.evaluation
+    most = math.inf
+    if tested.classes is not None:
+        most = int(tested.classes.counts.min()) - evaluation.queries
+    shots = sorted({*SHOTS, evaluation.shots})
+    return [evaluate_with(tested, episodes, shots=count) for count in shots if count <= most]
+
+
+def sweep_steps(tested: FinishedRun, episodes: int) -> list[dict[str, Any]]:
+    """Evaluations after few and after many inner steps; none where nothing adapts."""
+    if not tested.recipe.adapts:
+        return []
+    return [evaluate_with(tested, episodes, steps) for steps in sorted({*STEPS, tested.steps})]
+
+
+def answered_episodes(tested: FinishedRun) -> list[Answered]:
+    """The first test episodes, small enough to be shown, with their predictions."""
+    evaluation = tested.recipe.evaluation
+    ways, shots = min(evaluation.ways, SHOWN_WAYS), min(evaluation.shots, SHOWN_SHOTS)
+    queries = min(evaluation.queries, SHOWN_QUERIES)
+    sampler = tested.sampler(ways=ways, shots=shots, queries=queries)
     if not isinstance(sampler, EpisodeSampler):
         return []
     shape = sampler.data.images.shape[1:]
     return [
         Answered(
             f"Episode {number}",
-            episode["support_x"].reshape(sampler.ways, sampler.shots, *shape),
-            episode["query_x"].reshape(sampler.ways, sampler.queries, *shape),
-            answers.reshape(sampler.ways, sampler.queries),
+            episode["support_x"].reshape(ways, shots, *shape),
+            episode["query_x"].reshape(ways, queries, *shape),
+            answers.reshape(ways, queries),
         )
-        for number, (episode, answers) in enumerate(tested.answer(sampler, SHOWN_EPISODES), 1)
+        for number, (episode, answers) in enumerate(tested.predict(sampler, SHOWN_EPISODES), 1)
     ]
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """The classes most often named wrong, told apart from each other alone.
-
-    Attributes:
-        names: Of the classes, the hardest first.
-        images: uint8 `[n, H, W, C]`, one of each.
-        among_all: Share of each named right in test episodes of all classes.
-        shares: `[n, n]`: of the queries of a row's class, the share answered with each column's.
-    """
-
-    names: tuple[str, ...]
-    images: np.ndarray
-    among_all: np.ndarray
-    shares: np.ndarray
-
-    @property
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """Number, name, share right among all classes, and what each is most often taken for."""
-        wrong = self.shares * (1 - np.eye(len(self.names)))
-        return [
-            (
-                str(number + 1),
-                name,
-                f"{self.among_all[number]:.0%}",
-                f"{wrong[number].argmax() + 1} ({wrong[number].max():.0%})"
-                if wrong[number].any()
-                else "none of these",
-            )
-            for number, name in enumerate(self.names)
-        ]
-
-
-def confuse(tested: FinishedRun, episodes: int) -> Confusion | None:
-    """Finds the hardest classes in test episodes, then has only those told apart.
-
-    A pair of classes seldom meets in an episode of all classes: among the hardest alone every pair
-    meets in every episode.
-
-    Returns:
-        None for a regression.
-    """
-    sampler = tested.sampler()
-    if tested.classes is None or not isinstance(sampler, EpisodeSampler):
-        return None
-    asked, right = np.zeros((2, len(tested.classes.names)))
-    for episode, answers in tested.answer(sampler, episodes):
-        classes = episode["classes"][episode["query_y"]]
-        np.add.at(asked, classes, 1)
-        np.add.at(right, classes, answers == episode["query_y"])
-    share = np.divide(right, asked, out=np.ones_like(right), where=asked > 0)
-
-    model = tested.runtime.model
-    adapts_columns = model.adapts_head and model.head_init == "per_class"
-    count = min(HARD_CLASSES, len(share), model.ways if adapts_columns else len(share))
-    hard = np.argsort(share, kind="stable")[:count]
-    chosen = tested.classes.select(hard.tolist())
-    apart = tested.sampler(chosen, ways=count)
-    matrix = np.zeros((count, count))
-    if isinstance(apart, EpisodeSampler):
-        for episode, answers in tested.answer(apart, episodes):
-            classes = episode["classes"]
-            np.add.at(matrix, (classes[episode["query_y"]], classes[answers]), 1)
-    return Confusion(
-        chosen.names,
-        np.stack([chosen.of(index)[0] for index in range(count)]),
-        share[hard],
-        matrix / matrix.sum(axis=1, keepdims=True),
-    )
-
-
-@dataclass(frozen=True)
-class FeatureView:
-    """Features of some unseen classes on their two main axes.
-
-    Attributes:
-        names: Of the classes.
-        images: uint8 `[n, H, W, C]`, one of each.
-        points: float64 `[rows, 2]`.
-        labels: Integers `[rows]`, which class.
-        explained: Share of the variance on each axis, `[2]`.
-    """
-
-    names: tuple[str, ...]
-    images: np.ndarray
-    points: np.ndarray
-    labels: np.ndarray
-    explained: np.ndarray
-
-
-def view_features(tested: FinishedRun) -> FeatureView | None:
-    """Features of classes drawn by the run's seed, before any adaptation; None for a regression."""
-    if tested.classes is None:
-        return None
-    rng = np.random.default_rng(tested.recipe.seed)
-    available = len(tested.classes.names)
-    chosen = rng.permutation(available)[:SHOWN_CLASSES]
-    images = [tested.classes.of(index)[:SHOWN_IMAGES] for index in chosen]
-    embedding = tested.runtime.model.embedding
-    features = embedding.embed_images(tf.constant(np.concatenate(images))).numpy()
-    points, explained = project(features)
-    return FeatureView(
-        tuple(tested.classes.names[index] for index in chosen),
-        np.stack([rows[0] for rows in images]),
-        points,
-        np.repeat(np.arange(len(chosen)), [len(rows) for rows in images]),
-        explained,
-    )
-
-
-def project(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Principal component analysis onto two axes, by NumPy's singular value decomposition.
-
-    Args:
-        features: `[rows, D]`.
-
-    Returns:
-        Points `[rows, 2]`, and the share of the variance on each axis, `[2]`.
-    """
-    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    left, values, _ = np.linalg.svd(centred, full_matrices=False)
-    total = np.sum(np.square(values)) or 1.0
-    return left[:, :2] * values[:2], np.square(values[:2]) / total
 
 
 def waves(tested: FinishedRun) -> list[dict[str, Sequence[float]]]:

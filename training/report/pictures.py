@@ -1,4 +1,4 @@
-"""Pictures: answers of episodes, and what an analysis found."""
+"""Pictures of episodes with their predictions, and of an analysis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 @dataclass(frozen=True)
 class Answered:
-    """An episode and the answers to its queries.
+    """An episode and the predictions for its queries.
 
     Attributes:
-        title: What it shows.
+        title: Title of the picture.
         support: uint8 `[N, K, H, W, C]`.
         query: uint8 `[N, Q, H, W, C]`.
-        answers: Integers `[N, Q]`: the class answered for each query of each class.
+        answers: Predicted class of each query of each class, integers `[N, Q]`.
     """
 
     title: str
@@ -29,13 +29,13 @@ class Answered:
 
 
 def draw_episodes(episodes: Sequence[Answered], path: Path) -> None:
-    """Draws each episode as a panel with a row a class.
+    """Draws each episode as a panel with one row per class.
 
-    Support images stand on the left, queries on the right: framed green where the answer was
-    right, red where it was wrong, with the number of the class that was answered.
+    Support images are on the left, queries on the right: framed green where the prediction is
+    right, red where it is wrong, with the number of the predicted class.
 
     Args:
-        episodes: Of equal ways, shots and queries.
+        episodes: Episodes with the same ways, shots and queries.
         path: The PNG to write.
     """
     ways, shots = episodes[0].support.shape[:2]
@@ -48,8 +48,8 @@ def draw_episodes(episodes: Sequence[Answered], path: Path) -> None:
     figure.text(
         0.5,
         0.02,
-        "left of each panel: the drawings it learned from; right: new drawings, green where named "
-        "right, red with the row answered instead",
+        "left of each panel: the drawings it learned from; right: new drawings, green where the "
+        "prediction is right, red with the row predicted instead",
         ha="center",
         fontsize=8,
     )

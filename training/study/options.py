@@ -1,4 +1,4 @@
-"""The report of `anil reproduce options`: what each option of a recipe is worth."""
+"""The report of `anil reproduce options`: what each option of a recipe gains or costs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ TITLE = "What each option is worth: Omniglot, 20-way 1-shot"
 BASE = "recipe"
 COLUMNS = ("", "changed", "accuracy (against the recipe)", *PROTOCOL)
 
-# Of each stage of the study, what differs and the keys that make it so.
+# For each stage of the study: what differs, and the keys that change it.
 CHANGES = {
     BASE: ("the recipe `omniglot-20way-1shot`", ""),
     "per-class": ("a column of its own for each class", "model.head_init=per_class"),
@@ -34,9 +34,9 @@ TEST_STEPS = {BASE: (2, 5, 10), "five-steps": (1, 10, 20)}
 
 
 def option_sections(folder: Path) -> Iterator[Section]:
-    """The table from what has been run."""
+    """The sections, from the runs that exist."""
     runs = Runs(folder)
-    base = runs.read(BASE, "metrics.json").get("evaluate")
+    base = runs.read_metrics(BASE).get("evaluate")
 
     def text(figures: dict[str, Any]) -> str:
         if base is None or figures == base:
@@ -60,11 +60,11 @@ def option_sections(folder: Path) -> Iterator[Section]:
         "The runs above, adapted for more steps or fewer than they were trained with.",
         COLUMNS,
         [
-            runs.row(
+            runs.row_of_steps(
                 f"{CHANGES[stage][0]}, tested with {steps}",
                 f"`anil evaluate --steps {steps}`",
                 stage,
-                f"evaluate_{steps}_steps",
+                steps,
                 text,
             )
             for stage, counts in TEST_STEPS.items()

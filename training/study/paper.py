@@ -1,4 +1,4 @@
-"""The report of `anil reproduce paper`: the paper's figures beside ours."""
+"""The report of `anil reproduce paper`: the paper's numbers beside ours."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from anil_tf.training.wording import percent, share
 TITLE = "Rapid learning or feature reuse? The paper's experiments on Omniglot"
 COLUMNS = ("", "paper", "ours", *PROTOCOL)
 
-# Published figures: Raghu et al., "Rapid Learning or Feature Reuse? Towards Understanding the
+# Published numbers: Raghu et al., "Rapid Learning or Feature Reuse? Towards Understanding the
 # Effectiveness of MAML", ICLR 2020, https://arxiv.org/abs/1909.09157, tables 1, 2, 4, 5 and 6 and
 # figure 2. +- is the deviation over three seeds there, a 95% interval over episodes here.
 OMNIGLOT = {
@@ -35,89 +35,104 @@ SPEED = {"train_step": "1.7", "adaptation": "4.1"}
 
 
 def paper_sections(folder: Path) -> Iterator[Section]:
-    """The paper's tables from what has been run."""
+    """The paper's tables, from the runs that exist.
+
+    Args:
+        folder: Folder of the stages' run directories.
+    """
     runs = Runs(folder)
-    yield Section(
+    for section in (_accuracy, _regimes, _freezing, _similarity, _speed):
+        yield section(runs)
+
+
+def _accuracy(runs: Runs) -> Section:
+    rows = []
+    for shots in ("1shot", "5shot"):
+        nil = (f"ANIL's body, NIL test, {shots}", OMNIGLOT["anil nil", shots], f"anil-{shots}")
+        rows += [
+            runs.row(f"MAML, {shots}", OMNIGLOT["maml", shots], f"maml-{shots}"),
+            runs.row(f"ANIL, {shots}", OMNIGLOT["anil", shots], f"anil-{shots}"),
+            runs.row(*nil, "evaluate_nil"),
+        ]
+    rows += [
+        runs.row("MAML, first order, 1shot", "", "first-order-1shot"),
+        runs.row("BOIL, 1shot", "", "boil-1shot"),
+    ]
+    return Section(
         "Accuracy",
         "Omniglot, 20-way, 423 characters never seen in training. The paper's +- is the deviation "
         "over three seeds, ours a 95% interval over episodes of one seed. First-order MAML and "
         "BOIL are not in the paper.",
         COLUMNS,
-        [
-            row
-            for shots in ("1shot", "5shot")
-            for row in (
-                runs.row(f"MAML, {shots}", OMNIGLOT["maml", shots], f"maml-{shots}"),
-                runs.row(f"ANIL, {shots}", OMNIGLOT["anil", shots], f"anil-{shots}"),
-                runs.row(
-                    f"ANIL's body, NIL test, {shots}",
-                    OMNIGLOT["anil nil", shots],
-                    f"anil-{shots}",
-                    "evaluate_nil",
-                ),
-            )
-        ]
-        + [
-            runs.row("MAML, first order, 1shot", "", "first-order-1shot"),
-            runs.row("BOIL, 1shot", "", "boil-1shot"),
-        ],
+        rows,
     )
-    yield Section(
+
+
+def _regimes(runs: Runs) -> Section:
+    rows = [
+        runs.row(label, paper, f"{name}-1shot", "evaluate_nil")
+        for name, (label, paper) in REGIMES.items()
+    ]
+    return Section(
         "Which training makes good features",
-        "Every body tested by NIL: no head, no inner loop, cosines to the support set. The paper's "
-        "figures are of mini-ImageNet, 5-way 1-shot / 5-shot, ours of Omniglot, 20-way 1-shot: the "
-        "order compares, the figures do not.",
+        "Every body is tested by NIL: no head, no inner loop, cosines to the support set. The "
+        "paper's numbers are of mini-ImageNet, 5-way 1-shot / 5-shot, ours of Omniglot, 20-way "
+        "1-shot. Compare their order, not their values.",
         COLUMNS,
-        [
-            runs.row(label, paper, f"{name}-1shot", "evaluate_nil")
-            for name, (label, paper) in REGIMES.items()
-        ],
+        rows,
     )
-    yield Section(
+
+
+def _freezing(runs: Runs) -> Section:
+    return Section(
         "Accuracy with layers frozen during adaptation",
-        "A MAML-trained network, adapted at test with its first layers left as they are. The "
-        "paper's figures are of mini-ImageNet, 5-way 1-shot / 5-shot.",
+        "A MAML-trained network, adapted at test with its first layers frozen. The paper's numbers "
+        "are of mini-ImageNet, 5-way 1-shot / 5-shot.",
         COLUMNS,
         [_freezing_row(runs, frozen, paper) for frozen, paper in enumerate(FREEZING)],
-        (folder / "maml-1shot" / "analysis.png",),
+        (runs.open("maml-1shot").analysis_picture,),
     )
-    yield Section(
+
+
+def _similarity(runs: Runs) -> Section:
+    return Section(
         "Layers before and after the inner loop",
-        "SVCCA (99% of the variance, a position of a convolution is a row) / linear CKA (an image "
-        "is a row) of the queries' activations. The paper plots CCA of MAML on mini-ImageNet. "
-        "BOIL, whose head stays, is the contrast.",
+        "SVCCA (99% of the variance; every position of a convolution is a row) / linear CKA "
+        "(every image is a row) of the queries' activations. The paper plots CCA of MAML on "
+        "mini-ImageNet. BOIL, whose head does not adapt, is the contrast.",
         COLUMNS,
         [
-            row
-            for stage, title in (("maml-1shot", "MAML"), ("boil-1shot", "BOIL"))
-            for row in _similarity_rows(runs, stage, title)
+            *_similarity_rows(runs, "maml-1shot", "MAML"),
+            *_similarity_rows(runs, "boil-1shot", "BOIL"),
         ],
-        (folder / "boil-1shot" / "analysis.png",),
+        (runs.open("boil-1shot").analysis_picture,),
     )
-    yield Section(
+
+
+def _speed(runs: Runs) -> Section:
+    return Section(
         "Speed",
-        "How many times longer MAML takes than ANIL, medians in one process, taken in turns, of "
+        "How many times longer MAML takes than ANIL: medians in one process, measured in turns, of "
         "20-way 1-shot tasks with five inner steps.",
         COLUMNS,
         [
-            runs.analysed(
-                {"train_step": "a training step", "adaptation": "adapting to a task"}[name],
-                f"{paper} times",
-                "maml-1shot",
-                lambda figures, name=name: (  # type: ignore[misc]
-                    f"{figures['speed'][name]['ratio']:.1f} times "
-                    f"({figures['speed'][name]['maml']:.0f} ms, "
-                    f"{figures['speed'][name]['anil']:.0f} ms)"
-                ),
-            )
-            for name, paper in SPEED.items()
+            _speed_row(runs, "a training step", "train_step"),
+            _speed_row(runs, "adapting to a task", "adaptation"),
         ],
     )
+
+
+def _speed_row(runs: Runs, label: str, name: str) -> tuple[str, ...]:
+    def text(figures: dict[str, Any]) -> str:
+        speed = figures["speed"][name]
+        return f"{speed['ratio']:.1f} times ({speed['maml']:.0f} ms, {speed['anil']:.0f} ms)"
+
+    return runs.analysed(label, f"{SPEED[name]} times", "maml-1shot", text)
 
 
 def _freezing_row(runs: Runs, frozen: int, paper: str) -> tuple[str, ...]:
     label = {0: "none frozen", 1: "layer 1"}.get(frozen, f"layers 1-{frozen}")
-    if frozen >= len(runs.read("maml-1shot", "analysis.json").get("freezing", ())):
+    if frozen >= len(runs.read_analysis("maml-1shot").get("freezing", ())):
         return not_run(label, paper)
     return runs.analysed(
         label, paper, "maml-1shot", lambda figures: percent(figures["freezing"][frozen])
@@ -125,7 +140,7 @@ def _freezing_row(runs: Runs, frozen: int, paper: str) -> tuple[str, ...]:
 
 
 def _similarity_rows(runs: Runs, stage: str, title: str) -> list[tuple[str, ...]]:
-    layers = runs.read(stage, "analysis.json").get("similarity") or {"layers": None}
+    layers = runs.read_analysis(stage).get("similarity") or {"layers": None}
 
     def row(layer: str) -> tuple[str, ...]:
         paper = "" if title != "MAML" else "below 0.5" if layer == "head" else "above 0.9"

@@ -1,11 +1,10 @@
-"""`anil reproduce`: whole studies on Omniglot, each of many runs and in one report.
+"""`anil reproduce`: whole studies on Omniglot, each with many runs and one report.
 
-`paper` has every contrast of Raghu et al. (ICLR 2020), `options` what each option of a recipe is
-worth. Each stage is a run directory below the output folder. What is finished stays, what was
-interrupted goes on, and the report is written anew after every stage from what lies there.
+`paper` repeats the experiments of Raghu et al. (ICLR 2020), `options` measures what each option of
+a recipe gains or costs. Each stage is a run directory in the output folder. A finished stage is
+kept, an interrupted one is resumed, and the report is written again after every stage.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from anil_tf.support.json_files import write_json
 from anil_tf.training.analyze import analyze
 from anil_tf.training.evaluate import evaluate_path
 from anil_tf.training.recipe import Recipe, read_recipe
+from anil_tf.training.run import RunDirectory
 from anil_tf.training.study.options import CHANGES, TEST_STEPS, option_sections
 from anil_tf.training.study.options import TITLE as OPTIONS_TITLE
 from anil_tf.training.study.paper import TITLE as PAPER_TITLE
@@ -33,13 +33,14 @@ class Stage:
     """One run of a study.
 
     Attributes:
-        name: Of its run directory.
+        name: Name of the run directory.
         recipe: Name of the recipe.
-        overrides: What differs from it.
-        steps: Outer steps without a budget.
-        seconds: Roughly, of a step on two processor cores: its share of a budget.
-        analysed: Whether its layers are analysed, too.
-        test_steps: Numbers of inner steps to test it with beside its own.
+        overrides: `KEY=VALUE` changes of the recipe.
+        steps: Number of outer steps without a budget.
+        seconds: Approximate duration of a step on two processor cores, which determines the stage's
+            share of a budget.
+        analysed: Whether the layers are analysed too.
+        test_steps: Numbers of inner steps to test with, in addition to the recipe's.
     """
 
     name: str
@@ -53,12 +54,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Study:
-    """Runs, and the tables that are made of them.
+    """Runs, and a report of them.
 
     Attributes:
-        title: Of the report.
-        stages: In the order of the work.
-        sections: From the folder of the stages' runs to the report's sections.
+        title: Title of the report.
+        stages: Runs, in the order of the work.
+        sections: Function from the folder of the runs to the sections of the report.
     """
 
     title: str
@@ -66,7 +67,7 @@ class Study:
     sections: Callable[[Path], Iterable[Section]]
 
     def report(self, folder: Path) -> list[dict[str, Any]]:
-        """Writes the report of what lies in the folder; returns its rows."""
+        """Writes the report of the runs in the folder; returns its rows."""
         return write_report(folder, self.title, list(self.sections(folder)))
 
 
@@ -112,20 +113,22 @@ def reproduce(
 
     A budget scales the steps of all stages alike, so that `steps * seconds` over the stages adds up
     to it. It plans training on two processor cores; evaluation and analysis come on top, and a
-    slower machine takes longer: the steps follow from the budget alone, so that a run can go on.
+    slower machine takes longer: the steps follow from the budget alone, so that a run can be
+    resumed.
 
     Args:
-        study: What to run.
-        output: Where the runs and the report go.
-        data_dir: Where TFDS keeps Omniglot.
-        budget: Such as `"90m"` or `"4h"`; each stage's own steps without one.
+        study: Study to run.
+        output: Folder for the runs and the report.
+        data_dir: TFDS data directory with Omniglot.
+        budget: Total training time, such as `"90m"` or `"4h"`. Each stage has its own number of
+            steps without one.
         overrides: `KEY=VALUE` for the recipe of every stage.
 
     Returns:
         The rows of the report.
 
     Raises:
-        ValueError: The budget is no time, or a stage lies there that was made with another recipe.
+        ValueError: The budget is not a time, or a stage exists that was made with another recipe.
     """
     stages, factor = study.stages, scale(budget, study.stages)
     recipes = {stage.name: plan(stage, factor, overrides) for stage in stages}
@@ -144,13 +147,13 @@ def reproduce(
 
 
 def scale(budget: str | None, stages: Sequence[Stage]) -> float:
-    """By how much a budget multiplies the stages' steps."""
+    """The factor by which a budget multiplies the stages' steps."""
     if budget is None:
         return 1.0
     match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?", budget.strip())
     seconds = 3600 * float(match[1] or 0) + 60 * float(match[2] or 0) if match else 0.0
     if seconds <= 0:
-        raise ValueError(f"A budget is a time such as 90m, 4h or 1h30m. Received: {budget!r}")
+        raise ValueError(f"--budget is a time such as 90m, 4h or 1h30m. Received: {budget!r}")
     return seconds / sum(stage.steps * stage.seconds for stage in stages)
 
 
@@ -161,25 +164,24 @@ def plan(stage: Stage, factor: float, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def run_stage(run: Path, recipe: Recipe, stage: Stage, data_dir: Path | None) -> None:
-    """Does what of a stage is not done: training, tests, analysis."""
-    if not (run / "model.keras").is_file():
+    """Trains, tests and analyses a run, as far as that is not done yet."""
+    directory = RunDirectory(run)
+    if not directory.is_finished:
         train(recipe, run, data_dir, resume=run.exists())
-    done = json.loads((run / "metrics.json").read_text("utf-8"))
     for nil, key in ((False, "evaluate"), (True, "evaluate_nil")):
-        if key not in done:
+        if key not in directory.read_metrics():
             evaluate_path(run, data_dir, nil=nil)
     for steps in stage.test_steps:
-        key = f"evaluate_{steps}_steps"
-        if key not in done:
-            evaluate_path(run, data_dir, {"inner_steps": steps}, key=key)
-    if stage.analysed and not (run / "analysis.json").is_file():
+        if directory.find_evaluation(inner_steps=steps) is None:
+            evaluate_path(run, data_dir, {"inner_steps": steps})
+    if stage.analysed and not directory.analysis_file.is_file():
         analyze(run, data_dir)
 
 
 def _check_same_recipe(run: Path, recipe: Recipe) -> None:
-    path = run / "recipe.toml"
-    if path.is_file() and read_recipe(path) != recipe:
+    directory = RunDirectory(run)
+    if directory.recipe_file.is_file() and directory.read_recipe() != recipe:
         raise ValueError(
-            f"{run} was made with another recipe, or with another budget: call again with that "
-            "--budget, or choose another --output"
+            f"{run} was made with another recipe, or with another budget: repeat the command with "
+            "that --budget, or choose another --output"
         )

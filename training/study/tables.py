@@ -1,13 +1,14 @@
-"""The report of a study: tables and pictures of its runs, as Markdown and self-contained HTML."""
+"""The report of a study: tables and pictures of its runs, as Markdown and as one HTML file."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anil_tf.support.json_files import read_json
 from anil_tf.training.report.html import heading, page, paragraph, picture, table
-from anil_tf.training.wording import NORMS, percent
+from anil_tf.training.run import RunDirectory
+from anil_tf.training.wording import NORMS, markdown_table, percent
 
 NOT_RUN = "not run"
 PROTOCOL = ("episodes", "training steps", "norm", "minutes")
@@ -15,7 +16,7 @@ PROTOCOL = ("episodes", "training steps", "norm", "minutes")
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what to know of it, a table, and pictures."""
+    """A section of a report: a heading, a text, a table, and pictures."""
 
     title: str
     text: str
@@ -25,24 +26,31 @@ class Section:
 
 
 def not_run(label: str, beside: str) -> tuple[str, ...]:
-    """The row of what has not been run."""
+    """The row of a stage that has not been run."""
     return (label, beside, NOT_RUN, *[""] * len(PROTOCOL))
 
 
 class Runs:
-    """What lies below the output folder.
+    """The runs of a study, each a stage, and the rows of tables that are made from them.
 
     Args:
-        folder: Of the stages' run directories.
+        folder: Folder of the stages' run directories.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def read(self, stage: str, name: str) -> dict[str, Any]:
-        """A JSON file of a stage; empty where it is not there."""
-        path = self.folder / stage / name
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    def open(self, stage: str) -> RunDirectory:
+        """The run directory of a stage, which need not exist."""
+        return RunDirectory(self.folder / stage)
+
+    def read_metrics(self, stage: str) -> dict[str, Any]:
+        """What was measured of a stage; empty before that."""
+        return self.open(stage).read_metrics()
+
+    def read_analysis(self, stage: str) -> dict[str, Any]:
+        """The analysis of a stage; empty before there is one."""
+        return read_json(self.open(stage).analysis_file)
 
     def row(
         self,
@@ -52,15 +60,34 @@ class Runs:
         key: str = "evaluate",
         text: Callable[[dict[str, Any]], str] = percent,
     ) -> tuple[str, ...]:
-        """A test of a stage, `key` of its metrics; `beside` it what it is to be compared with."""
-        metrics = self.read(stage, "metrics.json")
-        return self._row(label, beside, stage, metrics.get(key), text)
+        """A row with a stage's accuracy.
+
+        Args:
+            label: First cell.
+            beside: Second cell: what the accuracy is compared with.
+            stage: Name of the stage.
+            key: Which evaluation, `evaluate` or `evaluate_nil`.
+            text: Function from the evaluation to the third cell.
+        """
+        return self._row(label, beside, stage, self.read_metrics(stage).get(key), text)
+
+    def row_of_steps(
+        self,
+        label: str,
+        beside: str,
+        stage: str,
+        steps: int,
+        text: Callable[[dict[str, Any]], str] = percent,
+    ) -> tuple[str, ...]:
+        """As `row`, tested with another number of inner steps than the recipe's."""
+        figures = self.open(stage).find_evaluation(inner_steps=steps)
+        return self._row(label, beside, stage, figures, text)
 
     def analysed(
         self, label: str, beside: str, stage: str, text: Callable[[dict[str, Any]], str]
     ) -> tuple[str, ...]:
-        """A figure of a stage's analysis."""
-        return self._row(label, beside, stage, self.read(stage, "analysis.json"), text)
+        """As `row`, with a cell from the stage's analysis."""
+        return self._row(label, beside, stage, self.read_analysis(stage), text)
 
     def _row(
         self,
@@ -72,7 +99,7 @@ class Runs:
     ) -> tuple[str, ...]:
         if not figures:
             return not_run(label, beside)
-        trained = self.read(stage, "metrics.json")["train"]
+        trained = self.read_metrics(stage)["train"]
         return (
             label,
             beside,
@@ -88,9 +115,9 @@ def write_report(folder: Path, title: str, sections: Sequence[Section]) -> list[
     """Writes `report.md` and `report.html`, which holds its pictures.
 
     Args:
-        folder: Of the stages' run directories, where the report goes.
-        title: Of the report.
-        sections: Its tables.
+        folder: Folder of the stages' run directories, where the report is written.
+        title: Title of the report.
+        sections: Sections of the report.
 
     Returns:
         Every row as a dictionary of `section` and the section's columns, whose first is `row`.
@@ -111,9 +138,7 @@ def _markdown(title: str, sections: Sequence[Section], folder: Path) -> str:
     lines = [f"# {title}", ""]
     for section in sections:
         lines += [f"## {section.title}", "", section.text, ""]
-        lines += [f"| {' | '.join(section.columns)} |", "|---" * len(section.columns) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in section.rows]
-        lines.append("")
+        lines.append(markdown_table(section.columns, section.rows))
         for path in section.pictures:
             if path.is_file():
                 lines += [f"![{section.title}]({path.relative_to(folder).as_posix()})", ""]

@@ -5,24 +5,26 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner, Result
-from PIL import Image
 
 from anil_tf.cli import main
-from anil_tf.training import run as finished
 from anil_tf.training.recipe import read_recipe
-from anil_tf.training.report.measure import confuse, project
-from anil_tf.training.run import FinishedRun
+from anil_tf.training.report import measure
+from anil_tf.training.report.advice import advise
+from anil_tf.training.report.classes import confuse, project
+from anil_tf.training.report.measure import Measurements
+from anil_tf.training.run import FinishedRun, RunDirectory
 from anil_tf.training.train import train
 
 SMALL = (
     "data.image_shape=[28, 28, 3]",
-    "data.split_sizes=[4, 3, 4]",
+    "data.split_sizes=[5, 3, 4]",
     "model.backbone.name=conv4_strided",
     "model.backbone.filters=4",
     "training.ways=3",
@@ -40,22 +42,6 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eleven classes of six noisy pictures: each has a colour of its own."""
-    root = tmp_path_factory.mktemp("tree")
-    rng = np.random.default_rng(0)
-    for index in range(11):
-        (root / f"class<{index}>").mkdir()
-        color = rng.integers(0, 255, 3)
-        for number in range(6):
-            pixels = np.clip(color + rng.integers(-20, 20, (28, 28, 3)), 0, 255)
-            Image.fromarray(pixels.astype(np.uint8)).save(
-                root / f"class<{index}>" / f"{number}.png"
-            )
-    return root
-
-
-@pytest.fixture(scope="module")
 def run(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run. Not to be changed."""
     output = tmp_path_factory.mktemp("runs") / "run"
@@ -66,8 +52,8 @@ def run(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def short_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each point is a graph of its own to build."""
-    monkeypatch.setattr(finished, "SHOTS", (1, 10))
-    monkeypatch.setattr(finished, "STEPS", (0, 2))
+    monkeypatch.setattr(measure, "SHOTS", (1, 10))
+    monkeypatch.setattr(measure, "STEPS", (0, 2))
 
 
 def report(*arguments: object) -> Result:
@@ -85,15 +71,65 @@ def test_a_report_is_one_file_that_asks_for_nothing(run, tree, tmp_path):
     # Two curves, two sweeps, three episodes, the features, the confusion.
     assert text.count('src="data:image/png;base64,') == 9
     assert 'name="viewport"' in text and "anil export" in text and "anil evaluate" in text
-    assert "class&lt;1" in text and not re.search(r"class<\d", text)
+    assert "class&lt;0" in text and not re.search(r"class<\d", text)
 
     kept = json.loads(figures.read_text("utf-8"))
-    assert [row["shots"] for row in kept["shots"]] == [1, 2]  # six images less two queries
+    assert [row["shots"] for row in kept["shots"]] == [1, 2]  # eight images less two queries
     assert [row["inner_steps"] for row in kept["steps"]] == [0, 2, 5]
     assert kept["evaluate"]["accuracy"] == kept["shots"][1]["accuracy"]
     assert len(kept["hard_classes"]) == 4
     for row in kept["hard_classes"]:
         assert sum(row["answers"]) == pytest.approx(1)
+
+
+def test_an_evaluation_with_other_ways_is_listed_and_compared_with_nothing(run, tree, tmp_path):
+    """The accuracy of two ways is higher than that of three with whatever number of shots."""
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    for words in ((), ("--ways", 2, "--shots", "1-2")):
+        arguments = ["evaluate", copy, "--data-dir", tree, "--episodes", 3, *words]
+        assert CliRunner().invoke(main, list(map(str, arguments))).exit_code == 0
+    headline = json.loads((copy / "metrics.json").read_text())["evaluate"]
+    result = report(copy, "--data-dir", tree, "--json", tmp_path / "figures.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "figures.json").read_text())["evaluate"] == headline
+    text = (copy / "report.html").read_text("utf-8")
+    assert "3-way 2-shot" in text and "<h2>Other protocols" in text
+    assert "<td>test</td><td>2</td><td>1-2</td>" in text
+
+
+def measurements(**changes) -> Measurements:
+    rising = {"accuracy": np.array([0.5, 0.6, 0.7]), "val_accuracy": np.array([0.5, 0.6, 0.65])}
+    evaluation = {"accuracy": 0.6, "ci95": 0.01, "shots": 1}
+    directory = RunDirectory(Path("run"))
+    tested = SimpleNamespace(
+        directory=directory, recipe=read_recipe("glyphs"), runtime=SimpleNamespace(model=None)
+    )
+    values = {
+        "tested": tested, "trained": {}, "history": rising, "evaluate": evaluation,
+        "evaluated": True, "evaluations": [], "episodes": 2, "steps": [], "answered": [],
+        "waves": [], "features": None, "confusion": None,
+        "shots": [evaluation, {"accuracy": 0.9, "ci95": 0.01, "shots": 5}], **changes,
+    }  # fmt: skip
+    return Measurements(**values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "advised"),
+    [
+        ({}, ["still rising", "More examples per class help: accuracy is 90.0% with 5"]),
+        ({"evaluated": False, "history": {}, "shots": []}, ["on more episodes"]),
+        ({"evaluate": {"accuracy": 0.895, "ci95": 0.01, "shots": 1}, "history": {}}, []),
+        (
+            {"history": {"accuracy": np.array([0.9]), "val_accuracy": np.array([0.7])}},
+            ["90% on classes of the training and 70% on new ones", "More examples"],
+        ),
+    ],
+)
+def test_advice_follows_from_the_measurements(changes, advised):
+    texts = [advice.text for advice in advise(measurements(**changes), Path("bundle"))]
+    assert len(texts) == len(advised) + 1 and "Learn classes of your own" in texts[-1]
+    for text, fragment in zip(texts, advised, strict=False):
+        assert fragment in text
 
 
 def test_a_bundle_adds_its_parity_and_sizes(run, tree, tmp_path):
@@ -136,7 +172,7 @@ def test_the_hardest_class_is_the_one_answered_wrong(run, tree, monkeypatch):
     assert tested.classes is not None
     hardest = 2
 
-    def answer(sampler, episodes):
+    def predict(sampler, episodes):
         """Right but for one class, always taken for the class of the next row."""
         for index in range(episodes):
             episode = sampler.episode(index)
@@ -144,7 +180,7 @@ def test_the_hardest_class_is_the_one_answered_wrong(run, tree, monkeypatch):
             wrong = names[episode["query_y"]] == tested.classes.names[hardest]
             yield episode, (episode["query_y"] + wrong) % sampler.ways
 
-    monkeypatch.setattr(tested, "answer", answer)
+    monkeypatch.setattr(tested, "predict", predict)
     confusion = confuse(tested, episodes=20)
     assert confusion is not None
     assert confusion.names[0] == tested.classes.names[hardest]
@@ -167,10 +203,10 @@ def test_the_view_keeps_the_two_axes_of_largest_variance():
 
 def test_a_history_with_gaps_is_read(tmp_path):
     (tmp_path / "history.csv").write_text("epoch,accuracy,val_accuracy\n0,0.5,\n1,0.75,0.25\n")
-    history = finished.read_history(tmp_path)
+    history = RunDirectory(tmp_path).read_history()
     assert history["accuracy"].tolist() == [0.5, 0.75]
     assert np.isnan(history["val_accuracy"][0]) and history["val_accuracy"][1] == 0.25
-    assert finished.read_history(tmp_path / "nowhere") == {}
+    assert RunDirectory(tmp_path / "nowhere").read_history() == {}
 
 
 def test_tensorboard_has_the_scalars_of_the_history(run):
