@@ -80,8 +80,8 @@ def build(
     """
     if len(input_shape) != 3 or input_shape[-1] != 3:
         raise ValueError(
-            f"{PREFIX}{constructor.__name__} takes images of 3 channels, data.image_shape = "
-            f"[height, width, 3]. Received: {list(input_shape)}"
+            f"{PREFIX}{constructor.__name__} takes images of 3 channels: input_shape must be "
+            f"(height, width, 3). Received: {list(input_shape)}"
         )
     application = constructor(
         include_top=False, weights=None, input_shape=tuple(input_shape), pooling="avg"
@@ -107,7 +107,7 @@ def build(
 def _load(application: keras.Model, path: Path, name: str) -> keras.Model:
     if not path.is_file():
         raise FileNotFoundError(
-            f"model.backbone.weights: there is no file {path}. Where there is a network, "
+            f"weights: there is no file {path}. Where there is a network, "
             f"{PREFIX}{name}(include_top=False).save_weights('FILE.weights.h5') writes one"
         )
     try:

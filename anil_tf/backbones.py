@@ -184,7 +184,7 @@ def find(name: str) -> Callable[..., keras.Model]:
         return applications.find(name)
     if name not in BACKBONES:
         raise ValueError(
-            f"model.backbone.name must be one of {sorted(BACKBONES)}, or keras.applications.NAME."
+            f"name must be one of {sorted(BACKBONES)}, or keras.applications.NAME."
             f"{did_you_mean(name, [*BACKBONES, *applications.names()])} Received: {name!r}"
         )
     return BACKBONES[name]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from anil_tf.support.lazy import hand_on
 
 if TYPE_CHECKING:
+    from anil_tf.export.bulk import adapt_many as adapt_many
     from anil_tf.export.bulk import read_heads as read_heads
     from anil_tf.export.bundle import export_bundle as export_bundle
     from anil_tf.export.client import FewShotClient as FewShotClient
@@ -30,6 +31,7 @@ _TARGETS = {
     "FewShotClient": "anil_tf.export.client:FewShotClient",
     "FolderStore": "anil_tf.export.serving.head_store:FolderStore",
     "RedisStore": "anil_tf.export.serving.head_store:RedisStore",
+    "adapt_many": "anil_tf.export.bulk:adapt_many",
     "read_heads": "anil_tf.export.bulk:read_heads",
 }
 
@@ -39,6 +41,7 @@ __all__ = [
     "Manifest",
     "Predictor",
     "RedisStore",
+    "adapt_many",
     "export_bundle",
     "open_bundle",
     "read_heads",

@@ -20,7 +20,7 @@ from anil_tf.export.manifest import Draft, Manifest, Parity, Settings, list_file
 from anil_tf.export.serving.files import write_serving
 from anil_tf.export.serving.warmup import write_warmup
 from anil_tf.export.verify.checks import verify_bundle
-from anil_tf.export.verify.episodes import Verification, choose_episodes
+from anil_tf.export.verify.episodes import ReferenceEpisodes, choose_episodes
 from anil_tf.export.writers.graphs import Graphs, InitialHead, build_graphs
 from anil_tf.export.writers.litert import export_litert, quantize_litert
 from anil_tf.export.writers.model_card import write_model_card
@@ -184,7 +184,7 @@ def _write_bundle(source: Source, folder: Path, targets: Sequence[str], int8: bo
             QUANTIZERS[target].write(folder, source.image)
 
     draft = Manifest(**dict(settings), files=list_files(folder))
-    parities, _ = verify_bundle(Draft(folder, draft), in_process=True)
+    parities, _ = verify_bundle(Draft(folder, draft))
     parities = _leave_out_int8(folder, parities)
     _check_parity(parities)
 
@@ -237,7 +237,9 @@ def _initial_head(model: ANIL) -> InitialHead:
     )
 
 
-def _make_verification(source: Source, exported: keras.Model, head: InitialHead) -> Verification:
+def _make_verification(
+    source: Source, exported: keras.Model, head: InitialHead
+) -> ReferenceEpisodes:
     backbone, image = source.model.backbone, source.image
     episodes = choose_episodes(source.label, head.ways)
     precise = with_precision(backbone, "float64")
@@ -249,7 +251,7 @@ def _make_verification(source: Source, exported: keras.Model, head: InitialHead)
         return outputs.reshape(*rows.shape, -1)
 
     columns = episodes.ways if head.shared else 1
-    return Verification(
+    return ReferenceEpisodes(
         support_image=image[episodes.support],
         support_labels=episodes.labels,
         query_image=image[episodes.query],

@@ -4,17 +4,16 @@ The last three run on ONNX Runtime and never import TensorFlow, so they start at
 command needs is imported when it runs.
 """
 
-import os
 import sys
-import time
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from anil_tf.support.hints import say_next
 from anil_tf.support.json_files import write_json
-from anil_tf.support.quiet import import_tensorflow, native_notes_kept
+from anil_tf.support.quiet import import_tensorflow, stderr_suppressed
 
 SHOWN = 5  # classes a line of `predict`
 
@@ -42,8 +41,8 @@ def export(run: Path, output: Path, targets: str, int8: bool, json_file: Path | 
     from anil_tf.export.bundle import QuantizationWarning, export_bundle
     from anil_tf.export.verify.checks import format_parity
 
-    # A warning would go to the stderr that is held back here.
-    with warnings.catch_warnings(record=True) as caught, native_notes_kept():
+    # A warning would go to the stderr that is suppressed here.
+    with warnings.catch_warnings(record=True) as caught, stderr_suppressed():
         warnings.simplefilter("always", QuantizationWarning)
         manifest = export_bundle(run, output, targets.split(","), int8)
     click.echo(format_parity(manifest.parity))
@@ -64,7 +63,7 @@ def verify(bundle: Path, json_file: Path | None) -> None:
     import_tensorflow()
     from anil_tf.export.verify.checks import format_parity, verify_bundle
 
-    with native_notes_kept():
+    with stderr_suppressed():
         parities, skipped = verify_bundle(bundle)
     click.echo(format_parity(parities))
     for runtime, reason in skipped.items():
@@ -203,63 +202,36 @@ def adapt_many(
     output: Path,
     steps: int | None,
     learning_rate: float | None,
-    runner: str,
+    runner: Literal["local", "ray"],
     workers: int | None,
     json_file: Path | None,
 ) -> None:
     """Fit a head for BUNDLE's backbone to each of many tasks."""
     try:
-        from anil_tf.export.bulk import run as bulk
-        from anil_tf.export.bulk import runners
+        from anil_tf.export.bulk import adapt_many as fit_all
     except ModuleNotFoundError as error:
         raise ImportError("adapt-many needs: pip install pyarrow") from error
-    from tqdm import tqdm
 
-    start = time.perf_counter()
-    job, chunks = bulk.prepare(bundle, tasks, output, learning_rate, steps)
-    before = {chunk: bulk.find_done(job, chunk) for chunk in chunks}
-    finished = [done for done in before.values() if done]
-    waiting = [chunk for chunk, done in before.items() if not done]
-    if runner == "ray":
-        running = runners.run_ray(job, waiting)
-    else:
-        running = runners.run_local(job, waiting, workers or os.cpu_count() or 1)
-    now = []
-    total = sum(chunk.tasks for chunk in waiting)
-    with tqdm(total=total, desc="Heads", unit=" tasks", disable=None) as progress:
-        for done in running:
-            now.append(done)
-            progress.update(done.heads + done.errors)
-    bulk.clear_unfinished(output)
-    seconds = time.perf_counter() - start
-
-    heads = sum(done.heads for done in now)
-    errors = sum(done.errors for done in now + finished)
-    earlier = sum(done.heads for done in finished)
+    summary = fit_all(
+        bundle,
+        tasks,
+        output,
+        learning_rate=learning_rate,
+        steps=steps,
+        runner=runner,
+        workers=workers,
+    )
+    before = summary.heads_from_before
+    speed = (summary.heads - before) / summary.seconds
     click.echo(
-        f"{heads + earlier} heads" + f", {earlier} of them from before" * bool(earlier) + ". "
-        f"{seconds:.1f} s, {heads / seconds:.0f} heads a second. Wrote {output}"
+        f"{summary.heads} heads" + f", {before} of them from before" * bool(before) + ". "
+        f"{summary.seconds:.1f} s, {speed:.0f} heads a second. Wrote {output}"
     )
-    if errors:
-        click.echo(f"{errors} tasks could not be learned: {output / bulk.ERRORS} says why")
-    rose = sum(done.rose for done in now + finished)
-    incomplete = sum(done.incomplete for done in now + finished)
-    if rose:
-        click.echo(f"Warning: the support loss of {rose} heads rose", err=True)
-    if incomplete:
-        click.echo(f"Warning: {incomplete} heads have a class without a row", err=True)
-    write_json(
-        json_file,
-        {
-            "loss_rose": rose,
-            "incomplete": incomplete,
-            "heads": heads + earlier,
-            "heads_from_before": earlier,
-            "errors": errors,
-            "seconds": seconds,
-            "runner": runner,
-        },
-    )
-    click.echo(
-        "Next: anil_tf.export.bulk.read_heads reads them, one task after the other", err=True
-    )
+    if summary.errors:
+        click.echo(f"{summary.errors} tasks could not be learned: {output / 'errors'} says why")
+    if summary.loss_rose:
+        click.echo(f"Warning: the support loss of {summary.loss_rose} heads rose", err=True)
+    if summary.incomplete:
+        click.echo(f"Warning: {summary.incomplete} heads have a class without a row", err=True)
+    write_json(json_file, summary._asdict() | {"runner": runner})
+    click.echo("Next: anil_tf.export.read_heads reads them, one task after the other", err=True)

@@ -3,8 +3,7 @@
 The server holds the backbone; a head, a few kilobytes, is held by whoever asked for it (see
 `head_store`). No replica of the server knows any caller, so any of them can answer any request.
 
-    manifest = Manifest.model_validate_json(Path("manifest.json").read_bytes())
-    with FewShotClient("grpc://localhost:8500", manifest) as client:
+    with FewShotClient("grpc://localhost:8500", "bundle/manifest.json") as client:
         head = client.learn(images, labels)
         probabilities = client.predict(new_images, head)
 """
@@ -12,19 +11,19 @@ The server holds the backbone; a head, a few kilobytes, is held by whoever asked
 import importlib
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from anil_tf.datasets.inputs import Images, check_integer_labels, list_images, read_pixels
 from anil_tf.export.head import Head
-from anil_tf.export.manifest import Manifest
-from anil_tf.export.runtime import Adaptation
+from anil_tf.export.manifest import Manifest, parse_manifest
+from anil_tf.export.runtime.base import BATCH, Adaptation
 from anil_tf.export.serving.files import served_name
 from anil_tf.export.serving.transport import Transport
 from anil_tf.export.signatures import bind
-
-BATCH = 32  # images a request: 0.7 MB of 84 x 84 colour images
 
 
 class FewShotClient:
@@ -34,7 +33,8 @@ class FewShotClient:
         url: `grpc://host:port` or `grpcs://` (with TLS), `http://host:port` or `https://`. gRPC is
             the faster by far, its tensors being binary; REST needs neither TensorFlow nor gRPC.
             `grpc://dns:///name:port` reaches all replicas that a name stands for.
-        manifest: Of the bundle that the server has.
+        manifest: Manifest of the bundle that the server has; or the path of its `manifest.json`, or
+            of a copy of the bundle.
         model: The name that it is served under; that of the bundle's own `serving/models.config`
             by default.
         features_model: The name of a model with the signature `features` alone, whose requests the
@@ -43,17 +43,20 @@ class FewShotClient:
 
     Raises:
         ImportError: What this protocol needs is not installed.
-        ValueError: The URL has another form.
+        FileNotFoundError: There is no manifest at the path.
+        ValueError: The URL has another form, or the manifest is invalid.
     """
 
     def __init__(
         self,
         url: str,
-        manifest: Manifest,
+        manifest: Manifest | str | Path,
         model: str | None = None,
         features_model: str | None = None,
         timeout: float = 30.0,
     ):
+        if not isinstance(manifest, Manifest):
+            manifest = parse_manifest(Path(manifest))
         self.manifest = manifest
         self.model = model or served_name(manifest.name)
         self.features_model = features_model or self.model
@@ -81,17 +84,27 @@ class FewShotClient:
         model = self.features_model if signature == "features" else self.model
         return self.transport.call(model, signature, bind(declared, inputs), declared)
 
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """Features float32 `[B, D]` of images `[B, H, W, C]`, any number of them."""
+    def features(self, images: Images) -> np.ndarray:
+        """Features float32 `[B, D]` of any number of images.
+
+        Args:
+            images: Files or Pillow images of any size, or arrays of the model's shape; one of
+                them, or any iterable of them.
+        """
+        images = list_images(images, self.manifest.image_shape)
         starts = range(0, len(images), BATCH)
-        batches = [images[start : start + BATCH] for start in starts]
+        batches = [self._read(images[start : start + BATCH]) for start in starts]
         if not batches:
             raise ValueError("there must be at least one image. Received: none")
         return np.concatenate([self.call("features", image=batch)["features"] for batch in batches])
 
+    def _read(self, images: Images) -> np.ndarray:
+        shape, dtype = self.manifest.image_shape, self.manifest.image_dtype
+        return read_pixels(list_images(images, shape), shape, dtype)
+
     def learn(
         self,
-        images: np.ndarray,
+        images: Images,
         labels: np.ndarray | Sequence[int],
         names: Sequence[str] | None = None,
         steps: int | None = None,
@@ -100,7 +113,7 @@ class FewShotClient:
         """Fit a head to images of new classes.
 
         Args:
-            images: `[M, H, W, C]`, as the model takes them: uint8 pixels of its own size.
+            images: M images, as `features` takes them.
             labels: Class of each image, `0..N-1`; an image with another label is left out.
             names: Names of the N classes; `"0"`, `"1"` and so on by default, up to the largest
                 label.
@@ -117,7 +130,7 @@ class FewShotClient:
         Warns:
             UserWarning: The support loss rose.
         """
-        labels = np.asarray(labels)
+        labels = check_integer_labels(labels)
         if names is None:
             names = [str(label) for label in range(int(labels.max(initial=-1)) + 1)]
         if missing := [name for label, name in enumerate(names) if not (labels == label).any()]:
@@ -145,31 +158,28 @@ class FewShotClient:
             self.manifest.backbone_sha256,
         )
 
-    def predict(self, images: np.ndarray, head: Head) -> np.ndarray:
-        """Probabilities `[B, N]` of images `[B, H, W, C]` under a head, in the order of its names.
+    def predict(self, images: Images, head: Head) -> np.ndarray:
+        """Probabilities `[B, N]` of B images under a head, in the order of its names.
 
         Raises:
             ServingError: The server refused, or did not answer in time.
             ValueError: The head was made with another backbone, or the images do not fit the model.
         """
-        if head.backbone_sha256 != self.manifest.backbone_sha256:
-            raise ValueError(
-                f"The head was made with another backbone than that of {self.manifest.name!r}"
-            )
+        head.check_backbone(self.manifest)
         features = self.features(images)
         answer = self.call("predict", features=features, kernel=head.kernel, bias=head.bias)
         return answer["probabilities"]
 
     def learn_and_predict(
         self,
-        support_images: np.ndarray,
+        support_images: Images,
         support_labels: np.ndarray | Sequence[int],
-        query_images: np.ndarray,
+        query_images: Images,
     ) -> np.ndarray:
         """Probabilities `[B, N]` of query images after learning from support images, in one call.
 
-        The settings are the bundle's own. A `shared` head has as many classes as the largest label
-        says, and a negative label leaves its image out.
+        For episodes whose head nobody keeps. The settings are the bundle's own. A `shared` head has
+        one class more than the largest label, and an image with a negative label is left out.
 
         Raises:
             ServingError: The server refused, or did not answer in time.
@@ -177,9 +187,9 @@ class FewShotClient:
         """
         answer = self.call(
             "adapt_and_predict",
-            support_image=support_images,
-            support_labels=support_labels,
-            query_image=query_images,
+            support_image=self._read(support_images),
+            support_labels=check_integer_labels(support_labels),
+            query_image=self._read(query_images),
         )
         return answer["probabilities"]
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from anil_tf.datasets.pictures import order_names
 from anil_tf.export.manifest import Manifest
 from anil_tf.export.runtime.base import Adaptation, BundleRuntime
 from anil_tf.export.signatures import Signature, TensorSpec, bind
@@ -57,6 +58,17 @@ class Head(NamedTuple):
             for label, name in enumerate(self.names)
         }
 
+    def check_backbone(self, manifest: Manifest) -> None:
+        """Check that the head was made with the backbone of a bundle.
+
+        Raises:
+            ValueError: It was made with another one.
+        """
+        if self.backbone_sha256 != manifest.backbone_sha256:
+            raise ValueError(
+                f"The head was made with another backbone than that of {manifest.name!r}"
+            )
+
     def write(self, path: Path) -> None:
         """Write the head as an `.npz` file."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +97,7 @@ def fit_head(
     Warns:
         UserWarning: The support loss rose.
     """
-    names = tuple(sorted(support))
+    names = tuple(order_names(support))
     kernel, bias = runtime.initial_head(len(names))
     features = np.concatenate([support[name] for name in names])
     labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(support[n]) for n in names])

@@ -197,18 +197,14 @@ def read_manifest(bundle: Path) -> Manifest:
         ValueError: It is a run, the manifest is invalid, or a file is missing, changed or outside
             the folder.
     """
-    path = bundle / layout.MANIFEST
     if (bundle / "model.keras").is_file():
         raise ValueError(
             f"{bundle} is a run, not a bundle. Make one: anil export {bundle} --output BUNDLE"
         )
+    path = bundle / layout.MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"{bundle} is not a bundle: it has no {layout.MANIFEST}")
-    try:
-        manifest = Manifest.model_validate_json(read_bytes(path))
-    except pydantic.ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ValueError(f"{path} is not a valid manifest: {'; '.join(problems)}") from error
+    manifest = parse_manifest(path)
 
     root = bundle.resolve()
     for name, expected in manifest.files.items():
@@ -223,6 +219,27 @@ def read_manifest(bundle: Path) -> Manifest:
         if _describe(file) != expected:
             raise ValueError(f"{bundle} was changed after export: {name} differs from its sha256")
     return manifest
+
+
+def parse_manifest(path: Path) -> Manifest:
+    """Read a manifest alone, without the files that it describes.
+
+    Args:
+        path: The file `manifest.json`, or the folder that holds it.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The manifest is invalid.
+    """
+    path = path / layout.MANIFEST if path.is_dir() else path
+    try:
+        return Manifest.model_validate_json(read_bytes(path))
+    except pydantic.ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ValueError(f"{path} is not a valid manifest: {'; '.join(problems)}") from error
 
 
 def _describe(path: Path) -> File:

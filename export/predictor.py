@@ -1,24 +1,18 @@
 """`Predictor`: learn classes from images and name images, in Python, without TensorFlow."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm.auto import tqdm
 
-from anil_tf.datasets.folder import read_image
-from anil_tf.datasets.images import to_array
+from anil_tf.datasets.inputs import Images, class_names, list_images, read_pixels
+from anil_tf.datasets.pictures import order_names
 from anil_tf.export.head import Head, fit_head, read_head
-from anil_tf.export.runtime.base import Adaptation
+from anil_tf.export.runtime.base import BATCH, Adaptation
 from anil_tf.export.runtime.onnx import OnnxRuntime
-
-BATCH = 32  # images a call of the backbone
-
-AnyImage = str | Path | Image.Image | np.ndarray
-Images = np.ndarray | Sequence[AnyImage]
 
 
 class Predictor:
@@ -29,7 +23,8 @@ class Predictor:
     `anil predict` run on it.
 
     Images are files or Pillow images of any size, or arrays of the shape that the model takes
-    (`image_shape`): uint8, pixels 0 to 255. Other data than images is arrays alone.
+    (`image_shape`): uint8, pixels 0 to 255. Wherever images are taken, one of them is taken too, as
+    is any iterable of them, mixed or not. Other data than images is arrays alone.
 
     Args:
         bundle: Folder that `anil export` wrote.
@@ -79,7 +74,7 @@ class Predictor:
     @property
     def names(self) -> tuple[str, ...]:
         """The classes, in the order of the columns of `predict`."""
-        return tuple(sorted(self._support)) if self.head is None else self.head.names
+        return tuple(order_names(self._support)) if self.head is None else self.head.names
 
     @property
     def counts(self) -> dict[str, int]:
@@ -103,43 +98,68 @@ class Predictor:
         """Height, width and channels of the images."""
         return self.runtime.image_shape
 
-    def learn(self, images: Images, labels: Sequence[str] | np.ndarray) -> None:
+    def learn(self, images: Images, labels: Iterable[Any]) -> Head:
         """Learn classes from labelled images; those known before are forgotten.
 
         Args:
-            images: Of all the classes, in any order.
-            labels: The name of the class of each image; anything else is taken as text.
+            images: Images of all the classes, in any order.
+            labels: The name of the class of each image. Whole numbers are names too; classes that
+                are all named by numbers are in the order of the numbers.
+
+        Returns:
+            The head, which the predictor keeps too.
 
         Raises:
-            ValueError: There are fewer than two classes, or images and labels do not fit.
+            ValueError: There are fewer than two classes, images and labels do not fit, or labels
+                are missing (None, NaN) or one-hot.
         """
-        names = np.array([str(label) for label in labels], np.str_)
-        if len(names) != len(images):
+        images, named = self._list(images), class_names(labels)
+        if len(named) != len(images):
             raise ValueError(
                 f"There must be one label for each image. Received: {len(images)} images, "
-                f"{len(names)} labels"
+                f"{len(named)} labels"
             )
+        names = np.array(named, np.str_)
         if len(classes := np.unique(names)) < 2:
             raise ValueError(f"labels must name at least 2 classes. Received: {classes.tolist()}")
         features = self.features(images)
         self._fit({str(name): features[names == name] for name in classes})
+        return self._learned()
 
-    def add_class(self, name: str, images: Images) -> None:
-        """Learn one class more; one of that name is learned from these images alone."""
-        self.change(add={name: images})
+    def add_class(self, name: str, images: Images) -> Head | None:
+        """Learn one class more; one of that name is learned from these images alone.
 
-    def remove_class(self, name: str) -> None:
-        """Forget a class, and the features of its images."""
-        self.change(remove=[name])
+        Returns:
+            The head; None while there are fewer than two classes.
+        """
+        return self.change(add={name: images})
 
-    def change(self, add: Mapping[str, Images] | None = None, remove: Collection[str] = ()) -> None:
+    def remove_class(self, name: str) -> Head | None:
+        """Forget a class, and the features of its images.
+
+        Returns:
+            The head; None if fewer than two classes are left.
+        """
+        return self.change(remove=[name])
+
+    def change(
+        self, add: Mapping[str, Images] | None = None, remove: Collection[str] = ()
+    ) -> Head | None:
         """Forget some classes and learn others, in one fit.
+
+        Args:
+            add: Images of each class to learn, by its name.
+            remove: Names of the classes to forget.
+
+        Returns:
+            The head; None while there are fewer than two classes.
 
         Raises:
             ValueError: There is no class of that name to forget; the head keeps no features to
                 learn from; there are more classes than the bundle can tell apart; or adaptation
                 diverges. Nothing has changed then.
         """
+        remove = class_names(remove)
         if unknown := [name for name in remove if name not in self._support]:
             raise ValueError(
                 f"There is no class {unknown[0]!r} to remove. There are: {list(self.names)}"
@@ -151,16 +171,20 @@ class Predictor:
                 "Learn all its classes from images"
             )
         self._fit(kept | self._embed(add or {}))
+        return self.head
 
     def _embed(self, classes: Mapping[str, Images]) -> dict[str, np.ndarray]:
         """Features of each class; all images go through the backbone together."""
         if not classes:
             return {}
-        if empty := [name for name, images in classes.items() if not len(images)]:
-            raise ValueError(f"There must be at least one image of {empty[0]!r}. Received: none")
-        features = self.features([image for images in classes.values() for image in images])
-        ends = np.cumsum([len(images) for images in classes.values()])[:-1]
-        return dict(zip(classes, np.split(features, ends), strict=True))
+        names = class_names(classes.keys())
+        listed = [self._list(images) for images in classes.values()]
+        for name, images in zip(names, listed, strict=True):
+            if not len(images):
+                raise ValueError(f"There must be at least one image of {name!r}. Received: none")
+        features = self.features([image for images in listed for image in images])
+        ends = np.cumsum([len(images) for images in listed])[:-1]
+        return dict(zip(names, np.split(features, ends), strict=True))
 
     def _fit(self, support: dict[str, np.ndarray]) -> None:
         if len(support) < 2:  # one class after the other: the second makes it a head
@@ -179,41 +203,38 @@ class Predictor:
         Raises:
             ValueError: There is no image, one does not decode, or an array does not fit the model.
         """
+        images = self._list(images)
         if not len(images):
             raise ValueError("There must be at least one image. Received: none")
+        manifest = self.runtime.manifest
+        shape, dtype = manifest.image_shape, manifest.image_dtype
         starts = range(0, len(images), BATCH)
         hidden = None if self.progress and len(starts) > 1 else True  # None: but on a terminal
         bar = tqdm(starts, "Features", unit="batch", leave=False, disable=hidden)
         return np.concatenate(
-            [self.runtime.features(self._pixels(images[start : start + BATCH])) for start in bar]
+            [
+                self.runtime.features(read_pixels(images[start : start + BATCH], shape, dtype))
+                for start in bar
+            ]
         )
 
-    def _pixels(self, images: Images) -> np.ndarray:
-        if isinstance(images, np.ndarray):
-            return images
-        with ThreadPoolExecutor() as pool:
-            return np.stack(list(pool.map(self._read, images)))
+    def _list(self, images: Images) -> np.ndarray | list[Any]:
+        return list_images(images, self.runtime.manifest.image_shape)
 
-    def _read(self, image: AnyImage) -> np.ndarray:
-        if isinstance(image, Image.Image):
-            return to_array(image, self.image_shape)
-        if not isinstance(image, np.ndarray):
-            return read_image(Path(image), self.image_shape)
-        shape = self.runtime.manifest.image_shape
-        if image.shape != shape:
-            raise ValueError(
-                f"An array must be of the model's shape, {list(shape)}. "
-                f"Received: {list(image.shape)}. A file or a Pillow image may have any size"
-            )
-        return image
+    def predict(self, images: Images, head: Head | None = None) -> np.ndarray:
+        """Probabilities float32 `[n, N]` of n images, in the order of the head's names.
 
-    def predict(self, images: Images) -> np.ndarray:
-        """Probabilities float32 `[n, N]` of n images, in the order of `names`.
+        Args:
+            images: Images to classify; a single one gives `[1, N]`.
+            head: A head of this bundle, such as another user's; the predictor's own by default.
 
         Raises:
-            ValueError: Fewer than two classes were learned, or an image does not fit.
+            ValueError: Fewer than two classes were learned, an image does not fit, or the head was
+                made with another backbone.
         """
-        head = self._learned()
+        if head is None:
+            head = self._learned()
+        head.check_backbone(self.runtime.manifest)
         return self.runtime.predict(self.features(images), head.kernel, head.bias)[1]
 
     def save(self, path: str | Path) -> None:

@@ -122,7 +122,8 @@ def difference(declared: Signature, found: Signature) -> str:
 def bind(signature: Signature, values: dict[str, Any]) -> dict[str, np.ndarray]:
     """Values for a signature's inputs, as arrays of its dtypes.
 
-    Integers may widen or narrow and so may floats; a float image is never cut to bytes.
+    Integers may widen or narrow where their values allow it, and so may floats. A float image is
+    never cut to bytes, nor is a boolean one.
 
     Args:
         signature: Which names, dtypes and axes are wanted.
@@ -132,15 +133,17 @@ def bind(signature: Signature, values: dict[str, Any]) -> dict[str, np.ndarray]:
         Arrays by input name, in the declared order.
 
     Raises:
-        ValueError: A dtype, a rank or a fixed size is wrong, or an axis that two inputs share has
-            two sizes.
+        ValueError: A dtype, a rank or a fixed size is wrong, a value does not fit the dtype, or an
+            axis that two inputs share has two sizes.
     """
     arrays: dict[str, np.ndarray] = {}
     sizes: dict[str, tuple[str, int]] = {}
     for name, tensor in signature.inputs.items():
         array = np.asarray(values[name])
-        fits = np.can_cast(array.dtype, tensor.dtype, casting="same_kind")
+        integers = array.dtype.kind in "iu" and np.dtype(tensor.dtype).kind in "iu"
+        fits = integers or np.can_cast(array.dtype, tensor.dtype, casting="same_kind")
         fits = fits and array.ndim == len(tensor.axes)
+        fits = fits and not (array.dtype == bool and tensor.dtype == "uint8")
         for axis, size in zip(tensor.axes, array.shape, strict=False):
             if isinstance(axis, int):
                 fits = fits and size == axis
@@ -152,6 +155,30 @@ def bind(signature: Signature, values: dict[str, Any]) -> dict[str, np.ndarray]:
                 )
         if not fits:
             received = TensorSpec(str(array.dtype), array.shape)
-            raise ValueError(f"{name} must be {tensor}. Received: {received}")
+            raise ValueError(f"{name} must be {tensor}. Received: {received}{_hint(array, tensor)}")
+        _check_range(name, array, tensor)
         arrays[name] = np.ascontiguousarray(array, tensor.dtype).reshape(array.shape)
     return arrays
+
+
+def _hint(array: np.ndarray, tensor: TensorSpec) -> str:
+    """What to do about pixels of another dtype."""
+    if tensor.dtype == "uint8" and array.dtype == bool:
+        return ". Pixels are 0 to 255: multiply by np.uint8(255)"
+    if tensor.dtype == "uint8" and array.dtype.kind == "f":
+        return ". Pixels are whole numbers from 0 to 255: round them and convert them to uint8"
+    return ""
+
+
+def _check_range(name: str, array: np.ndarray, tensor: TensorSpec) -> None:
+    """Refuse integers that would wrap around in a smaller dtype."""
+    if np.dtype(tensor.dtype).kind not in "iu" or np.can_cast(array.dtype, tensor.dtype):
+        return
+    least, most = np.iinfo(tensor.dtype).min, np.iinfo(tensor.dtype).max
+    if array.size and (array.min() < least or array.max() > most):
+        to_bytes = name.endswith("image") and array.dtype == np.uint16
+        hint = ". Take the upper byte of 16-bit pixels: (x >> 8)" if to_bytes else ""
+        raise ValueError(
+            f"{name} must lie in {least}..{most}. "
+            f"Received: {array.dtype} from {array.min()} to {array.max()}{hint}"
+        )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -10,7 +10,6 @@ from tqdm.auto import tqdm
 from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.export.runtime import Runtime, open_bundle
 from anil_tf.metrics import mean_and_ci95
-from anil_tf.nil import cosine_scores
 from anil_tf.training.keras_runtime import KerasRuntime
 from anil_tf.training.recipe import DataTable, EvaluationTable, read_recipe
 from anil_tf.training.run import RunDirectory
@@ -18,21 +17,22 @@ from anil_tf.training.samplers import make_sampler
 
 
 def evaluate_episodes(
-    runtime: Runtime | KerasRuntime,
+    runtime: Runtime,
     sampler: EpisodeSampler | SinusoidSampler,
     episodes: int,
+    *,
     inner_steps: int | None = None,
     nil: bool = False,
 ) -> dict[str, Any]:
     """Adapts to each episode's support set and scores its queries, before and after.
 
     Args:
-        runtime: Keras or a bundle.
-        sampler: Draws the episodes 0 to `episodes - 1`.
-        episodes: How many, at least two.
-        inner_steps: Of the inner loop; the runtime's own by default.
-        nil: Leave out head and inner loop: a query is answered by its cosines to the support set,
-            before adaptation and after it alike.
+        runtime: A Keras model or a bundle, opened.
+        sampler: Sampler that draws the episodes 0 to `episodes - 1`.
+        episodes: Number of episodes, at least two.
+        inner_steps: Number of steps of the inner loop; the runtime's own by default.
+        nil: Whether to leave out head and inner loop: a query is classified by its cosines to the
+            support set, and the scores before and after adaptation are the same.
 
     Returns:
         `accuracy`, `ci95`, `accuracy_before_adaptation`, `ci95_before_adaptation` in 0..1, for a
@@ -46,7 +46,7 @@ def evaluate_episodes(
     score: Callable[[np.ndarray, np.ndarray], float]
     if isinstance(sampler, SinusoidSampler):
         if nil:
-            raise ValueError("NIL answers by the labels of classes: a regression has none")
+            raise ValueError("NIL classifies by the labels of classes: a regression has none")
         ways, score, metric = 1, _squared_error, "mse"
     else:
         ways, score, metric = sampler.ways, _accuracy, "accuracy"
@@ -56,14 +56,13 @@ def evaluate_episodes(
     for index in tqdm(range(episodes), f"Evaluating ({runtime.name})", unit="ep", disable=None):
         episode = sampler.episode(index)
         if nil:
-            answers = (_score_by_cosines(runtime, episode, ways),) * 2
-        elif isinstance(runtime, KerasRuntime):
-            answers = runtime.answer(episode, ways, inner_steps)
+            initial = adapted = runtime.cosine_scores(episode, ways)
         else:
-            answers = _answer_by_head(runtime, episode, ways, inner_steps)
-        before[index], after[index] = (score(logits, episode["query_y"]) for logits in answers)
+            initial, adapted = runtime.adapt_and_predict(episode, ways, inner_steps)
+        before[index] = score(initial, episode["query_y"])
+        after[index] = score(adapted, episode["query_y"])
         if not isinstance(sampler.shots, int):
-            for shots, accuracy in _accuracy_of_classes(answers[1], episode):
+            for shots, accuracy in _accuracy_of_classes(adapted, episode):
                 by_shots.setdefault(shots, []).append(accuracy)
 
     value, interval = mean_and_ci95(after)
@@ -82,25 +81,6 @@ def evaluate_episodes(
         "inner_lr": runtime.inner_lr,
         "runtime": runtime.name,
     } | ({"accuracy_by_shots": _means(by_shots)} if by_shots else {})
-
-
-def _answer_by_head(
-    runtime: Runtime, episode: dict[str, np.ndarray], ways: int, steps: int
-) -> tuple[np.ndarray, np.ndarray]:
-    kernel, bias = runtime.initial_head(ways)
-    support, query = (runtime.features(episode[name]) for name in ("support_x", "query_x"))
-    adapted = runtime.adapt(support, episode["support_y"], kernel, bias, runtime.inner_lr, steps)
-    before, _ = runtime.predict(query, kernel, bias)
-    return before, runtime.predict(query, adapted.kernel, adapted.bias)[0]
-
-
-def _score_by_cosines(
-    runtime: Runtime | KerasRuntime, episode: dict[str, np.ndarray], ways: int
-) -> np.ndarray:
-    if isinstance(runtime, KerasRuntime):
-        return runtime.cosine_scores(episode, ways)
-    support, query = (runtime.features(episode[name]) for name in ("support_x", "query_x"))
-    return cosine_scores(support, episode["support_y"], query, ways).numpy()
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -155,6 +135,7 @@ def describe(figures: dict[str, Any]) -> str:
 def evaluate_path(
     path: Path,
     data_dir: Path | None = None,
+    *,
     overrides: dict[str, Any] | None = None,
     split: str = "test",
     seed: int | None = None,
@@ -164,50 +145,64 @@ def evaluate_path(
     """Evaluates a run directory or an exported bundle.
 
     Args:
-        path: Run or bundle.
-        data_dir: Where the data lies.
+        path: A run directory or a bundle.
+        data_dir: Folder of the data; the default folder of TFDS by default.
         overrides: Values of the recipe's evaluation table to replace; `shots` may be a pair, the
             least and the most support images per class, drawn anew for each class.
-        split: Whose classes to draw from.
-        seed: Of the episodes; the recipe's by default.
+        split: Split whose classes the episodes are drawn from.
+        seed: Seed for drawing the episodes; the recipe's by default.
         runtime: `"keras"` for a run; a name of `export.runtime.RUNTIMES` for a bundle.
-        nil: As of `evaluate_episodes`.
+        nil: Whether to leave out head and inner loop; see `evaluate_episodes`.
 
     Returns:
         The figures of `evaluate_episodes`, `norm`, `split` and `seed`. A run keeps them in its
         `metrics.json`, by protocol; see `anil_tf.training.run.RunDirectory.record`.
 
     Raises:
-        FileNotFoundError: The path is neither.
-        ValueError: The runtime does not fit, or the data does not.
+        FileNotFoundError: The path is neither a run nor a bundle.
+        ValueError: The runtime or the data does not fit.
     """
+    opened = _open(path, runtime)
+    overrides = dict(overrides or {})
+    unequal = overrides.pop("shots") if isinstance(overrides.get("shots"), tuple) else None
+    protocol = EvaluationTable(**{**opened.evaluation, **overrides})
+    seed = opened.seed if seed is None else seed
+    classes = opened.data.load_split(split, data_dir)
+    sampler = make_sampler(opened.data, classes, protocol, seed, split, shots=unequal)
+    figures = evaluate_episodes(
+        opened.runtime, sampler, protocol.episodes, inner_steps=protocol.inner_steps, nil=nil
+    )
+    figures |= {"norm": opened.norm, "split": split, "seed": seed}
+    if opened.runtime.name == "keras":
+        RunDirectory(path).record(figures)
+    return figures
+
+
+class _Opened(NamedTuple):
+    """A run or a bundle, ready to be evaluated, with what its recipe says of evaluation."""
+
+    runtime: Runtime
+    data: DataTable
+    evaluation: dict[str, Any]
+    norm: str
+    seed: int
+
+
+def _open(path: Path, runtime: str | None) -> _Opened:
     if (path / "manifest.json").is_file():
         bundle = open_bundle(path, runtime or "onnx")
-        opened: Runtime | KerasRuntime = bundle
-        data, evaluation = DataTable(**bundle.manifest.data), bundle.manifest.evaluation
-        norm, trained_seed = str(bundle.manifest.norm), bundle.manifest.seed or 0
-    elif (path / "model.keras").is_file():
-        if runtime not in (None, "keras"):
-            raise ValueError(
-                f"{path} is a run; --runtime {runtime} needs a bundle. Make one: anil export {path}"
-            )
-        opened = KerasRuntime.load(path / "model.keras")
-        recipe = read_recipe(path / "recipe.toml")
-        data, evaluation = recipe.data, recipe.evaluation.model_dump()
-        norm, trained_seed = recipe.model.norm, recipe.seed
-    else:
+        recorded = bundle.manifest
+        data = DataTable(**recorded.data)
+        return _Opened(bundle, data, recorded.evaluation, str(recorded.norm), recorded.seed or 0)
+    if not (path / "model.keras").is_file():
         raise FileNotFoundError(
             f"{path} is neither a finished run (model.keras) nor a bundle (manifest.json)"
         )
-
-    overrides = dict(overrides or {})
-    unequal = overrides.pop("shots") if isinstance(overrides.get("shots"), tuple) else None
-    protocol = EvaluationTable(**{**evaluation, **overrides})
-    seed = trained_seed if seed is None else seed
-    classes = data.load_split(split, data_dir)
-    sampler = make_sampler(data, classes, protocol, seed, split, shots=unequal)
-    figures = evaluate_episodes(opened, sampler, protocol.episodes, protocol.inner_steps, nil)
-    figures |= {"norm": norm, "split": split, "seed": seed}
-    if opened.name == "keras":
-        RunDirectory(path).record(figures)
-    return figures
+    if runtime not in (None, "keras"):
+        raise ValueError(
+            f"{path} is a run; --runtime {runtime} needs a bundle. Make one: anil export {path}"
+        )
+    recipe = read_recipe(path / "recipe.toml")
+    model = KerasRuntime.load(path / "model.keras")
+    evaluation = recipe.evaluation.model_dump()
+    return _Opened(model, recipe.data, evaluation, recipe.model.norm, recipe.seed)

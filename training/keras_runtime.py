@@ -1,5 +1,6 @@
-"""A trained Keras model as `anil evaluate` runs it: whole episodes, NumPy in and NumPy out."""
+"""A trained Keras model as a `Runtime`: whole episodes, NumPy in and NumPy out."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,18 @@ from anil_tf.saving import load_model
 
 
 class KerasRuntime:
-    """Runs episodes on an `ANIL`, `MAML`, `BOIL`, `NIL` or `Pretrained` model.
+    """A `Runtime` on an `ANIL`, `MAML`, `BOIL`, `NIL` or `Pretrained` model.
 
-    A bundle runs on features; a model whose body adapts has none to share between its tasks, so
-    this runs an episode as one.
+    Unlike a bundle it has no functions for the parts of an episode: where the body adapts, no
+    features are shared between tasks.
+
+    Args:
+        model: Model to run.
+
+    Attributes:
+        model: The model.
+        inner_lr: Learning rate of the model's inner loop.
+        inner_steps: Number of steps of the model's inner loop.
     """
 
     name = "keras"
@@ -23,7 +32,7 @@ class KerasRuntime:
         self.model = model
         self.inner_lr = model.inner_lr.numpy().tolist()
         self.inner_steps = model.inner_steps
-        self._answer = tf.function(self._answer_one)
+        self._predict = tf.function(self._predict_one)
         self._score = tf.function(self._score_one)
 
     @classmethod
@@ -31,18 +40,18 @@ class KerasRuntime:
         """Opens a `model.keras`."""
         return cls(load_model(path))
 
-    def answer(
-        self, episode: dict[str, np.ndarray], ways: int, steps: int
+    def adapt_and_predict(
+        self, episode: Mapping[str, np.ndarray], ways: int, steps: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The queries' logits `[Q, N]` before and after adapting to the support set."""
-        before, after = self._answer(_inputs(episode), ways, steps)
+        """The queries' logits `[Q, N]` before and after adaptation; see `Runtime`."""
+        before, after = self._predict(_inputs(episode), ways, steps)
         return before.numpy(), after.numpy()
 
-    def cosine_scores(self, episode: dict[str, np.ndarray], ways: int) -> np.ndarray:
-        """The queries' scores `[Q, N]` without head and inner loop; see `anil_tf.nil`."""
+    def cosine_scores(self, episode: Mapping[str, np.ndarray], ways: int) -> np.ndarray:
+        """The queries' scores `[Q, N]` without head and inner loop; see `Runtime`."""
         return self._score(_inputs(episode), ways).numpy()
 
-    def _answer_one(
+    def _predict_one(
         self, inputs: dict[str, tf.Tensor], ways: int, steps: int
     ) -> tuple[tf.Tensor, tf.Tensor]:
         before, after = self.model.adapt_and_predict(inputs, ways=ways, steps=steps)
@@ -52,7 +61,7 @@ class KerasRuntime:
         return predict_by_cosines(self.model, inputs, ways)[0]
 
 
-def _inputs(episode: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
-    """An episode as a batch of one task, without its answers."""
+def _inputs(episode: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
+    """An episode as a batch of one task, without the labels of its queries."""
     names = ("support_x", "support_y", "query_x")
     return {name: tf.constant(episode[name][np.newaxis]) for name in names}

@@ -187,5 +187,5 @@ class FinishedRun:
         """The sampler's first episodes, each with the class predicted for each query, `[Q]`."""
         for index in range(episodes):
             episode = sampler.episode(index)
-            _, logits = self.runtime.answer(episode, sampler.ways, self.steps)
+            _, logits = self.runtime.adapt_and_predict(episode, sampler.ways, self.steps)
             yield episode, logits.argmax(-1)

@@ -1,37 +1,15 @@
 """Classes from a folder tree: one folder a class."""
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from anil_tf.datasets.images import ClassImages, Shape, to_array
+from anil_tf.datasets.images import ClassImages
+from anil_tf.datasets.pictures import Shape, describe_left_out, find_classes, read_image
 from anil_tf.datasets.splits import SPLITS
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
-
-
-def read_image(path: Path, image_shape: Shape) -> np.ndarray:
-    """One image file as uint8 `[H, W, C]`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file does not decode; it is named.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no image {path}")
-    try:
-        with Image.open(path) as image:
-            return to_array(image, image_shape)
-    except (
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        OSError,
-        SyntaxError,
-    ) as error:
-        raise ValueError(f"{path} is not an image that decodes: {error}") from error
 
 
 def has_splits(root: Path) -> bool:
@@ -45,24 +23,25 @@ def list_classes(root: Path) -> dict[str, list[Path]]:
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: It holds no class folder, or a class folder without an image.
+
+    Warns:
+        UserWarning: Files were left out; the reasons are named, with an example of each.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder. Expected one folder a class in it")
-    classes = {
-        folder.name: sorted(
-            path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()
-        )
-        for folder in sorted(root.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".")
-    }
-    if not classes:
-        raise ValueError(f"{root} has no class folders. Expected {root}/class-name/*.png or *.jpg")
-    for name, paths in classes.items():
-        if not paths:
-            raise ValueError(
-                f"class {name!r} has no images: {root / name} holds none of {sorted(SUFFIXES)}"
-            )
+    (classes,) = _list([root])
     return classes
+
+
+def list_splits(root: Path) -> dict[str, dict[str, list[Path]]]:
+    """The classes of the folders `train`, `val` and `test` under `root`; see `list_classes`."""
+    return dict(zip(SPLITS, _list([root / split for split in SPLITS]), strict=True))
+
+
+def _list(roots: list[Path]) -> list[dict[str, list[Path]]]:
+    found = [(root, *find_classes(root)) for root in roots]
+    notes = [describe_left_out(left_out, root) for root, _, left_out in found if left_out]
+    if notes:
+        warnings.warn(". ".join(notes), stacklevel=3)
+    return [classes for _, classes, _ in found]
 
 
 def read_classes(classes: dict[str, list[Path]], image_shape: Shape) -> ClassImages:

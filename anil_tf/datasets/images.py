@@ -4,31 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
-
-Shape = tuple[int, int, int]
-
-
-def to_array(image: Image.Image, image_shape: Shape) -> np.ndarray:
-    """Brings a picture to the model's shape, in training and on the device alike.
-
-    Args:
-        image: Any Pillow image.
-        image_shape: Height, width and channels (1: grey, 3: RGB).
-
-    Returns:
-        uint8 `[H, W, C]`.
-
-    Raises:
-        ValueError: Channels other than 1 or 3.
-    """
-    height, width, channels = image_shape
-    if channels not in (1, 3):
-        raise ValueError(f"Images have 1 or 3 channels. Received: image_shape={image_shape}")
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(image, np.uint8).reshape(image_shape)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anil_tf.datasets import folder
-from anil_tf.datasets.images import ClassImages, Shape
-from anil_tf.datasets.splits import SPLITS, SplitRule
+from anil_tf.datasets.images import ClassImages
+from anil_tf.datasets.pictures import Shape
+from anil_tf.datasets.splits import SplitRule
 
 
 def load_folder(
@@ -29,7 +30,7 @@ def load_folder(
             decoded.
     """
     if folder.has_splits(root):
-        files = {split: folder.list_classes(root / split) for split in SPLITS}
+        files = folder.list_splits(root)
         _check_disjoint({split: list(classes) for split, classes in files.items()}, str(root))
     else:
         classes = folder.list_classes(root)

@@ -10,7 +10,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm.auto import tqdm
 
-from anil_tf.datasets.images import ClassImages, Shape, to_array
+from anil_tf.datasets.images import ClassImages
+from anil_tf.datasets.pictures import Shape, to_array
 from anil_tf.support.hints import did_you_mean
 
 
@@ -39,7 +40,7 @@ def read_tfds(
     except tfds.core.registered.DatasetNotFoundError as error:
         hint = did_you_mean(name, [*tfds.list_builders(with_community_datasets=False), "glyphs"])
         raise ValueError(
-            f"TFDS knows no data set {name!r}.{hint} `anil datasets` lists some"
+            f"TFDS knows no data set {name!r}.{hint} tfds.list_builders() lists them"
         ) from error
     missing = {"image", "label"} - set(builder.info.features)
     if missing:
@@ -54,7 +55,7 @@ def read_tfds(
     except (OSError, tfds.download.DownloadError) as error:
         raise ValueError(
             f"{name} is not in {data_dir or 'the directory of TFDS'}, and cannot be downloaded: "
-            f"{error}. Say where it lies with --data-dir"
+            f"{error}. Choose the data_dir that holds it"
         ) from error
     unknown = set(subsets) - set(builder.info.splits)
     if unknown:

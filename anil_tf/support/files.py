@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         yield path
         return
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{_PART}{path.suffix}")
+    partial = path.with_name(f".{path.stem}.{threading.get_native_id()}{_PART}{path.suffix}")
     try:
         yield partial
         with partial.open("rb+") as file:

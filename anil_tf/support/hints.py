@@ -5,11 +5,11 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-import click
-
 
 def say_next(*words: str | Path) -> None:
     """Prints the next command of `anil` on stderr, so that stdout holds only results."""
+    import click  # here, since only commands need it
+
     click.echo(f"Next: {shlex.join(['anil', *map(str, words)])}", err=True)
 
 

@@ -22,16 +22,16 @@ def import_tensorflow() -> None:
     """
     # Where it is not installed, the code that needs it says so.
     if "tensorflow" not in sys.modules and importlib.util.find_spec("tensorflow"):
-        with native_notes_kept():
+        with stderr_suppressed():
             import tensorflow  # noqa: F401
 
 
 @contextlib.contextmanager
-def native_notes_kept() -> Iterator[None]:
-    """Within it nothing appears on stderr; a fault of the program shows afterwards what was said.
+def stderr_suppressed() -> Iterator[None]:
+    """Hides stderr inside the block; prints what was hidden if an unexpected exception is raised.
 
-    LiteRT tells of each accelerator that it looks for, and at the exit of the program of each that
-    it lets go; it has no setting for that. Not for code that shows its progress on stderr.
+    LiteRT reports every accelerator that it looks for, and at exit every one that it releases; it
+    has no setting for that. Do not use it around code that shows its progress on stderr.
     """
     atexit.unregister(_close_stderr)
     atexit.register(_close_stderr)

@@ -2,6 +2,7 @@
 
 import { FewShot, readFromWeb } from "./fewshot.js";
 import { Paper } from "./paper.js";
+import { isLeftover, openPhoto } from "./photos.js";
 import { toPixels } from "./pixels.js";
 
 const find = (selector, parent = document) => parent.querySelector(selector);
@@ -150,15 +151,9 @@ function picture(pixels) {
 }
 
 async function readPhotos(input) {
-  const files = [...input.files];
+  const files = [...input.files].filter((file) => !isLeftover(file.name));
   input.value = ""; // so that the same file can be chosen again
-  return Promise.all(
-    files.map((file) =>
-      createImageBitmap(file).catch(() => {
-        throw new Error(`${file.name} is not a picture that this browser can read.`);
-      }),
-    ),
-  );
+  return Promise.all(files.map(openPhoto));
 }
 
 function examplesChanged() {
@@ -240,7 +235,7 @@ function predict() {
           const used = head;
           const answer =
             used && !paper.isBlank
-              ? (await model.classify([toPixels(paper.read(), model.imageShape)], used))[0]
+              ? (await model.predict([toPixels(paper.read(), model.imageShape)], used))[0]
               : null;
           if (used === head) showProbabilities(answer);
         }

@@ -5,7 +5,7 @@
  *
  *     const model = await FewShot.open(ort, readFromWeb("bundle/"));
  *     const head = await model.learn(images, [0, 0, 1, 1]); // a class index for each image
- *     const [probabilities] = await model.classify([image], head);
+ *     const [probabilities] = await model.predict([image], head);
  *
  * An image is a Uint8Array of `model.imageShape` (height, width, channels), such as `toPixels` of
  * pixels.js makes; its values are bytes as they are, for the scaling is in the graph. The backbone
@@ -18,7 +18,7 @@ const GRAPHS = {
   adapt: "onnx/adapt.onnx",
   predict: "onnx/predict.onnx",
 };
-const BATCH = 32; // images a call of the backbone: bounds the memory
+const BATCH = 32; // images that go through the backbone at once: bounds the memory
 
 /** How `FewShot.open` gets the files of a bundle that lies under an address, ending in "/". */
 export function readFromWeb(address) {
@@ -90,7 +90,7 @@ export class FewShot {
   }
 
   /** The probability of each class under a head: a Float32Array for each image. */
-  async classify(images, { kernel, bias }) {
+  async predict(images, { kernel, bias }) {
     const features = await this.features(images);
     const { probabilities } = await this.sessions.predict.run({ features, kernel, bias });
     const [count, ways] = probabilities.dims;
@@ -102,6 +102,11 @@ export class FewShot {
   /** Features of images, as a tensor [images, D]. */
   async features(images) {
     const size = this.imageShape.reduce((product, axis) => product * axis);
+    const other = images.find((image) => !isBytes(image) || image.length !== size);
+    if (other) {
+      const kind = `${other.constructor.name} of ${other.length}`;
+      throw new Error(`An image is a Uint8Array of ${size} bytes. Received: ${kind}`);
+    }
     const rows = new Float32Array(images.length * this.manifest.feature_size);
     for (let start = 0; start < images.length; start += BATCH) {
       const batch = images.slice(start, start + BATCH);
@@ -117,4 +122,8 @@ export class FewShot {
   #int32(values, dims) {
     return new this.ort.Tensor("int32", Int32Array.from(values), dims);
   }
+}
+
+function isBytes(array) {
+  return array instanceof Uint8Array || array instanceof Uint8ClampedArray;
 }

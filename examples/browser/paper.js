@@ -1,5 +1,7 @@
 /** A sheet of paper: a canvas that is drawn on by mouse, finger or pen, or holds a photo. */
 
+import { readBitmap } from "./photos.js";
+
 const WIDTH = 560; // the canvas's own pixels, however large it is shown
 const PEN = WIDTH / 18; // of the width of the strokes that Omniglot and glyphs have
 
@@ -22,8 +24,9 @@ export class Paper {
     return !this.#photo && !this.#strokes.length;
   }
 
-  /** The picture, as RGBA. */
+  /** The picture, as RGBA: the photo's own pixels where nothing is drawn over it. */
   read() {
+    if (this.#photo && !this.#strokes.length) return readBitmap(this.#photo);
     return this.context.getImageData(0, 0, this.canvas.width, this.canvas.height);
   }
 

@@ -1,7 +1,7 @@
 /**
- * Any picture to the bytes that a bundle takes, as the Python side makes them: to grey or RGB, then
- * to the model's size by a Lanczos filter, in Pillow's integer arithmetic. The same file gives the
- * same bytes here and there.
+ * Any picture to the bytes that a bundle takes, as the Python side makes them: on white where it is
+ * transparent, to grey or RGB, then to the model's size by a Lanczos filter, in Pillow's integer
+ * arithmetic. The same pixels give the same bytes here and there.
  */
 
 const LOBES = 3;
@@ -9,7 +9,8 @@ const UNIT = 2 ** 22; // weights are integers: multiples of 1 / UNIT
 
 /** Bytes [height, width, channels] of a picture given as RGBA, as canvas and pngjs give it. */
 export function toPixels({ data, width, height }, [modelHeight, modelWidth, channels]) {
-  const planes = channels === 1 ? [toGrey(data)] : [0, 1, 2].map((c) => take(data, c));
+  const rgba = onWhite(data);
+  const planes = channels === 1 ? [toGrey(rgba)] : [0, 1, 2].map((c) => take(rgba, c));
   const pixels = new Uint8Array(modelHeight * modelWidth * channels);
   planes.forEach((plane, channel) => {
     const across = filterRows(plane, width, height, modelWidth);
@@ -19,8 +20,22 @@ export function toPixels({ data, width, height }, [modelHeight, modelWidth, chan
   return pixels;
 }
 
+function onWhite(rgba) {
+  const opaque = Uint8Array.from(rgba);
+  for (let i = 0; i < opaque.length; i += 4) {
+    const alpha = opaque[i + 3];
+    if (alpha === 255) continue;
+    for (let j = i; j < i + 3; j++) {
+      opaque[j] = Math.round((opaque[j] * alpha) / 255 + 255 - alpha);
+    }
+  }
+  return opaque;
+}
+
 function take(rgba, channel) {
-  return Uint8Array.from({ length: rgba.length / 4 }, (_, i) => rgba[4 * i + channel]);
+  const plane = new Uint8Array(rgba.length / 4);
+  for (let i = 0, j = channel; i < plane.length; i++, j += 4) plane[i] = rgba[j];
+  return plane;
 }
 
 function toGrey(rgba) {
@@ -47,25 +62,28 @@ function filterRows(plane, width, height, size) {
   return filtered;
 }
 
-/** The pixels that a pixel of the smaller (or larger) row is made of, and how much of each. */
+/**
+ * The pixels that a pixel of the smaller (or larger) row is made of, and how much of each: with the
+ * operations of Pillow's Resample.c in their order, since another order rounds otherwise.
+ */
 function weigh(index, from, to) {
   const scale = Math.max(from / to, 1);
-  const center = ((index + 0.5) * from) / to;
+  const center = (index + 0.5) * (from / to);
   const first = Math.max(0, Math.trunc(center - LOBES * scale + 0.5));
   const last = Math.min(from, Math.trunc(center + LOBES * scale + 0.5));
   const raw = Array.from({ length: last - first }, (_, k) =>
-    lanczos((first + k + 0.5 - center) / scale),
+    lanczos((k + first - center + 0.5) * (1 / scale)),
   );
   const total = raw.reduce((sum, weight) => sum + weight);
   return { first, weights: raw.map((weight) => roundAway((weight / total) * UNIT)) };
 }
 
 function lanczos(x) {
-  return Math.abs(x) < LOBES ? sinc(x) * sinc(x / LOBES) : 0;
+  return -LOBES <= x && x < LOBES ? sinc(x) * sinc(x / LOBES) : 0;
 }
 
 function sinc(x) {
-  return x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x);
+  return x === 0 ? 1 : Math.sin(x * Math.PI) / (x * Math.PI);
 }
 
 function roundAway(x) {

@@ -34,11 +34,10 @@ def main() -> None:
     parser.add_argument("images", nargs="+", type=Path)
     arguments = parser.parse_args()
 
-    manifest = Manifest.model_validate_json((arguments.bundle / "manifest.json").read_bytes())
-    store = open_store(arguments.heads, manifest)
-    height, width, channels = manifest.image_shape
-    shape = (height, width, channels)
-    with FewShotClient(arguments.url, manifest) as client:
+    with FewShotClient(arguments.url, arguments.bundle) as client:
+        store = open_store(arguments.heads, client.manifest)
+        height, width, channels = client.manifest.image_shape
+        shape = (height, width, channels)
         if arguments.name:
             pixels = np.stack([read_image(path, shape) for path in arguments.images])
             head = store.get(arguments.user)

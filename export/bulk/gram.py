@@ -2,7 +2,7 @@
 
 Computes for T tasks what `adapt` in a bundle computes for one: a call of a runtime costs many times
 what so little arithmetic does. Logits are `[T, N, M]`, classes before rows: the products of a step
-are then wider, and sums over the few classes are of whole rows.
+are then wider, and sums over the few classes are sums of whole rows.
 """
 
 from typing import NamedTuple
@@ -52,18 +52,10 @@ def adapt_tasks(
     Returns:
         The heads. That of a task without a row is the initial one, with losses of zero.
     """
-    tasks, rows, _ = features.shape
-    ways = bias.size
-    targets = (labels[:, np.newaxis] == np.arange(ways)[:, np.newaxis]).astype(np.float32)
-    counted = np.einsum("tnm->tm", targets)
-    rows_used = counted.sum(axis=1, keepdims=True)
-    rows_of_class = np.einsum("tnm->tn", targets)
-    classes_used = np.count_nonzero(rows_of_class, axis=1, keepdims=True)
-    parts = rows_used  # a row weighs 1 / parts
-    if balanced:
-        parts = classes_used * np.einsum("tn,tnm->tm", rows_of_class, targets)
-    weights = (counted / np.maximum(parts, 1)).astype(np.float32)
+    targets = _one_hot(labels, bias.size)
+    weights, rows_used, classes_used = _weigh_rows(targets, balanced)
     rates = np.float32(learning_rate) * weights
+    rate_targets = targets * rates[:, np.newaxis]
 
     columns = features.transpose(0, 2, 1)
     # A copy, since NumPy takes the product of an array and its own transpose for a case of its own,
@@ -73,41 +65,89 @@ def adapt_tasks(
     logits = kernel.T @ columns
     logits += bias[:, np.newaxis]
 
-    powers, moved = np.empty_like(logits), np.empty_like(logits)
-    sums = np.empty((tasks, rows), np.float32)
+    softmax = _Softmax(logits)
+    initial_loss = softmax.loss(targets, weights)
+    coefficients, moved = np.zeros_like(logits), np.empty_like(logits)
+    for _ in range(steps):
+        update = softmax.residual(rate_targets, rates)
+        logits -= np.matmul(update, gram, out=moved)
+        coefficients -= update
+    final_loss = softmax.loss(targets, weights)
 
-    def exponentiate() -> np.ndarray | None:
-        """Fills `powers` and `sums`; returns what it took off the logits, if anything."""
-        with np.errstate(over="ignore"):  # then the sums say so
-            np.exp(logits, out=powers)
-        np.einsum("tnm->tm", powers, out=sums)
-        if sums.min() > SMALLEST_SUM and sums.max() < LARGEST_SUM:  # false for NaN too
-            return None
-        shift = logits.max(axis=1)
-        np.exp(logits - shift[:, np.newaxis], out=powers)
-        np.einsum("tnm->tm", powers, out=sums)
-        return shift
+    kernels = columns @ coefficients.transpose(0, 2, 1)
+    kernels += kernel
+    biases = np.einsum("tnm->tn", coefficients) + bias
+    return Adaptations(kernels, biases, initial_loss, final_loss, rows_used, classes_used)
 
-    def loss() -> np.ndarray:
-        shift = exponentiate()
-        losses = np.log(sums) - np.einsum("tnm,tnm->tm", logits, targets)
+
+def _one_hot(labels: np.ndarray, ways: int) -> np.ndarray:
+    """Targets float32 `[T, N, M]` of labels `[T, M]`; all zero for a row of padding."""
+    return (labels[:, np.newaxis] == np.arange(ways)[:, np.newaxis]).astype(np.float32)
+
+
+def _weigh_rows(targets: np.ndarray, balanced: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The weight of each row in the loss, float32 `[T, M]`; how many rows and classes count, `[T]`.
+
+    The weights of a task sum to 1. A row of padding weighs 0.
+    """
+    counted = np.einsum("tnm->tm", targets)
+    rows_of_class = np.einsum("tnm->tn", targets)
+    rows_used = counted.sum(axis=1, keepdims=True)
+    classes_used = np.count_nonzero(rows_of_class, axis=1, keepdims=True)
+    parts = rows_used  # a row weighs 1 / parts
+    if balanced:
+        parts = classes_used * np.einsum("tn,tnm->tm", rows_of_class, targets)
+    weights = (counted / np.maximum(parts, 1)).astype(np.float32)
+    return weights, rows_used[:, 0].astype(np.int32), classes_used[:, 0].astype(np.int32)
+
+
+class _Softmax:
+    """Softmax over the classes of logits, in buffers that every call uses again.
+
+    Args:
+        logits: float32 `[T, N, M]`. The caller changes them in place, from one call to the next.
+    """
+
+    def __init__(self, logits: np.ndarray) -> None:
+        tasks, _, rows = logits.shape
+        self._logits = logits
+        self._powers = np.empty_like(logits)
+        self._sums = np.empty((tasks, rows), np.float32)
+
+    def residual(self, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """`weights * softmax - targets`, `[T, N, M]`, in a buffer that the next call overwrites.
+
+        Args:
+            targets: One-hot labels times the weights, `[T, N, M]`.
+            weights: Weight of each row, `[T, M]`.
+        """
+        self._exponentiate()
+        residual = self._powers  # not a copy: the exponentials are needed no more
+        residual *= (weights / self._sums)[:, np.newaxis]
+        residual -= targets
+        return residual
+
+    def loss(self, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Weighted cross-entropy `[T]` of one-hot targets `[T, N, M]` with row weights `[T, M]`."""
+        shift = self._exponentiate()
+        losses = np.log(self._sums) - np.einsum("tnm,tnm->tm", self._logits, targets)
         if shift is not None:
             losses += shift
         return np.einsum("tm,tm->t", weights, losses)
 
-    initial_loss = loss()
-    coefficients = np.zeros_like(logits)
-    rate_targets = targets * rates[:, np.newaxis]
-    for _ in range(steps):
-        exponentiate()
-        update = powers
-        update *= (rates / sums)[:, np.newaxis]
-        update -= rate_targets
-        logits -= np.matmul(update, gram, out=moved)
-        coefficients -= update
-    final_loss = loss()
-    kernels = columns @ coefficients.transpose(0, 2, 1)
-    kernels += kernel
-    biases = np.einsum("tnm->tn", coefficients) + bias
-    used = (count[:, 0].astype(np.int32) for count in (rows_used, classes_used))
-    return Adaptations(kernels, biases, initial_loss, final_loss, *used)
+    def _exponentiate(self) -> np.ndarray | None:
+        """Fills `_powers` and `_sums`.
+
+        Returns:
+            What was subtracted from the logits before, `[T, M]`; None if nothing was, as the
+            exponentials of most tasks are well within float32.
+        """
+        with np.errstate(over="ignore"):  # the sums show it
+            np.exp(self._logits, out=self._powers)
+        np.einsum("tnm->tm", self._powers, out=self._sums)
+        if self._sums.min() > SMALLEST_SUM and self._sums.max() < LARGEST_SUM:  # false for NaN too
+            return None
+        shift = self._logits.max(axis=1)
+        np.exp(self._logits - shift[:, np.newaxis], out=self._powers)
+        np.einsum("tnm->tm", self._powers, out=self._sums)
+        return shift

@@ -1,4 +1,4 @@
-"""Who does the chunks of a bulk run: processes of this machine, or a Ray cluster.
+"""Runs the chunks of a bulk run: in processes of this machine, or on a Ray cluster.
 
 Ray, because it is a Python package and nothing else (no Java, no service to set up: without a
 cluster it starts one on this machine) and because its tasks survive the death of a worker or a
@@ -18,7 +18,7 @@ from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 
-from anil_tf.export.bulk.run import Done, Job, fit_chunk
+from anil_tf.export.bulk.fit import Done, Job, fit_chunk
 from anil_tf.export.bulk.task_table import Chunk
 
 DYING = "workers die before they finish a part: is there too little memory?"

@@ -12,6 +12,7 @@ One row, or one `tf.train.Example`, a task:
 fastest to read), or a list of numbers, flat or with a list a row. Of TFRecord, see `task_records`.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -117,92 +118,148 @@ def read_chunk(
         yield _check(batch, source, manifest)
 
 
+class _Columns(NamedTuple):
+    """The columns of a batch of T tasks, flat.
+
+    Attributes:
+        ways: Number of classes of each task, `[T]`.
+        rows: Number of rows of each task, `[T]`.
+        labels: Labels of all rows, one task after another.
+        sizes: Number of values of each task, `[T]`.
+        values: Features or images of all rows: numbers, or the bytes of a binary column.
+        dtype: Dtype of the features or images.
+        shape: Shape of one row of them.
+        is_binary: Whether `sizes` and `values` are of bytes.
+    """
+
+    ways: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
+    sizes: np.ndarray
+    values: np.ndarray
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    is_binary: bool
+
+
 def _check(batch: pa.RecordBatch, source: str, manifest: Manifest) -> tuple[Tasks, Errors]:
     """Separates what can be learned from what cannot."""
+    columns = _read_columns(batch, source, manifest)
+    reasons = _find_faults(batch, source, columns, manifest)
+    good = reasons == ""
+    errors = Errors(batch["task"].filter(pa.array(~good)), list(reasons[~good]))
+    if not good.all():
+        batch = batch.filter(pa.array(good))
+        columns = _read_columns(batch, source, manifest)
+    inputs = _convert(columns, source).reshape(-1, *columns.shape)
+    labels = columns.labels.astype(np.int32, copy=False)
+    return Tasks(batch["task"], columns.rows, columns.ways, labels, inputs, source), errors
+
+
+def _read_columns(batch: pa.RecordBatch, source: str, manifest: Manifest) -> _Columns:
+    ways = np.full(batch.num_rows, manifest.ways)
+    if "ways" in batch.schema.names:
+        ways = pc.fill_null(batch["ways"], manifest.ways).to_numpy(zero_copy_only=False)
+    labels, rows = _flatten(batch["labels"])
+    values, sizes = _flatten(batch[source])
     features = source == "features"
-    shape = (manifest.feature_size,) if features else manifest.image_shape
-    dtype = np.dtype("<f4" if features else manifest.image_dtype)
-    width = int(np.prod(shape))
+    return _Columns(
+        ways,
+        rows,
+        labels,
+        sizes,
+        values,
+        dtype=np.dtype("<f4" if features else manifest.image_dtype),
+        shape=(manifest.feature_size,) if features else tuple(manifest.image_shape),
+        is_binary=_is_binary(batch[source].type),
+    )
 
-    ways = _ways(batch, manifest)
-    labels, label_offsets = _flatten(batch["labels"])
-    rows = np.diff(label_offsets)
-    values, offsets = _flatten(batch[source])
-    # Of binary columns these are bytes, of lists numbers.
-    is_binary = _is_binary(batch[source].type)
-    expected = rows * width * (dtype.itemsize if is_binary else 1)
-    task_of_row = np.repeat(np.arange(len(rows)), rows)
-    labels = labels[label_offsets[0] : label_offsets[-1]]
-    beyond = np.zeros(len(rows), bool)
-    beyond[task_of_row[(labels < -1) | (labels >= ways[task_of_row])]] = True
-    padding = np.bincount(task_of_row[labels < 0], minlength=len(rows))
 
+def _find_faults(
+    batch: pa.RecordBatch, source: str, columns: _Columns, manifest: Manifest
+) -> np.ndarray:
+    """Why each task cannot be learned, `[T]`; empty text where it can."""
+    ways, rows, labels, sizes, values, dtype, shape, is_binary = columns
     reasons = np.full(len(rows), "", object)
 
     def mark(bad: np.ndarray, reason: str) -> None:
-        if bad.any():
-            reasons[bad & (reasons == "")] = reason
+        reasons[bad & (reasons == "")] = reason
 
     for name in ("task", "labels", source):
         mark(batch[name].is_null().to_numpy(zero_copy_only=False), f"{name} is null")
     most = manifest.most_ways
     mark((ways < 2) | (ways > most), f"ways is not in 2..{most}")
-    mark(rows == padding, "no rows")
+    mark(~_any(labels >= 0, rows), "no rows")
     mark(rows > MAX_ROWS, f"more than {MAX_ROWS} rows")
-    mark(beyond, "a label is out of range")
-    mark(np.diff(offsets) != expected, f"{source} is not rows x {width} values")
-    good = reasons == ""
-    errors = Errors(batch["task"].filter(pa.array(~good)), list(reasons[~good]))
-    if not good.all():
-        batch = batch.filter(pa.array(good))
-        labels, rows, ways = labels[good[task_of_row]], rows[good], ways[good]
-        values, offsets = _flatten(batch[source])
-    values = values[offsets[0] : offsets[-1]]
-    values = values.view(dtype) if is_binary else _convert(values, dtype, source)
-    inputs = values.reshape(-1, *shape)
-    return Tasks(
-        batch["task"], rows, ways, labels.astype(np.int32, copy=False), inputs, source
-    ), errors
+    mark(_any((labels < -1) | (labels >= np.repeat(ways, rows)), rows), "a label is out of range")
+    width = math.prod(shape)
+    expected = rows * width * (dtype.itemsize if is_binary else 1)
+    mark(sizes != expected, f"{source} is not rows x {width} values")
+    if dtype == np.uint8 and values.dtype.kind in "iu" and values.dtype != dtype:
+        mark(_any((values < 0) | (values > 255), sizes), "a pixel is not in 0..255")
+    return reasons
 
 
-def _ways(batch: pa.RecordBatch, manifest: Manifest) -> np.ndarray:
-    if "ways" not in batch.schema.names:
-        return np.full(batch.num_rows, manifest.ways)
-    return pc.fill_null(batch["ways"], manifest.ways).to_numpy(zero_copy_only=False)
+def _any(flags: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Whether any value of each task is flagged, `[T]`, of flags one task after another."""
+    task = np.repeat(np.arange(len(sizes)), sizes)
+    return np.bincount(task[flags], minlength=len(sizes)) > 0
 
 
-def _is_binary(kind: pa.DataType) -> bool:
-    return any(
-        test(kind)
-        for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    )
-
-
-def _flatten(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Values of lists in lists, or bytes, one after the other, and where each element begins."""
-    if pa.types.is_fixed_size_binary(array.type):
-        places = np.arange(array.offset, array.offset + len(array) + 1)
-        return np.frombuffer(array.buffers()[1], np.uint8), places * array.type.byte_width
-    if _is_binary(array.type):
-        _, offsets, content = array.buffers()
-        kind = np.int64 if pa.types.is_large_binary(array.type) else np.int32
-        begins = np.frombuffer(offsets, kind)[array.offset : array.offset + len(array) + 1]
-        return np.frombuffer(content or b"", np.uint8), begins
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-        values, offsets = _flatten(array.values)
-        return values, offsets[array.offsets.to_numpy()]
-    if pa.types.is_fixed_size_list(array.type):
-        values, offsets = _flatten(array.values)
-        places = np.arange(array.offset, array.offset + len(array) + 1)
-        return values, offsets[places * array.type.list_size]
-    if pa.types.is_integer(array.type):
-        array = pc.fill_null(array, OUT_OF_RANGE) if array.null_count else array
-    elif not pa.types.is_floating(array.type):
-        raise ValueError(f"a column must hold numbers or lists of them. Received: {array.type}")
-    return array.to_numpy(zero_copy_only=False), np.arange(len(array) + 1)
-
-
-def _convert(values: np.ndarray, dtype: np.dtype, source: str) -> np.ndarray:
+def _convert(columns: _Columns, source: str) -> np.ndarray:
+    values, dtype = columns.values, columns.dtype
+    if columns.is_binary:
+        return values.view(dtype)
     if dtype.kind != "f" and values.dtype.kind == "f":
         raise ValueError(f"{source} must be {dtype}. Received: {values.dtype}")
     return values.astype(dtype, copy=False)
+
+
+def _flatten(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """The values of lists, of lists in lists, or the bytes of binary elements, all in one array.
+
+    Returns:
+        The values, and their number in each element, `[T]`. An element that is null has none.
+    """
+    if _is_binary(array.type):
+        return _to_bytes(array), _to_sizes(pc.binary_length(array))
+    if not _is_list(array.type):
+        return _to_numbers(array), np.ones(len(array), np.int64)
+    sizes, inner = _to_sizes(pc.list_value_length(array)), pc.list_flatten(array)
+    values, inner_sizes = _flatten(inner)
+    if _is_list(inner.type):
+        ends, total = np.cumsum(sizes), np.append(0, np.cumsum(inner_sizes))
+        sizes = total[ends] - total[ends - sizes]
+    return values, sizes
+
+
+def _to_sizes(lengths: pa.Array) -> np.ndarray:
+    return pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _to_bytes(array: pa.Array) -> np.ndarray:
+    if not len(array):
+        return np.empty(0, np.uint8)
+    array = array.drop_null().cast(pa.large_binary())
+    _, offsets, content = array.buffers()
+    begins = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+    return np.frombuffer(content or b"", np.uint8)[begins[0] : begins[-1]]
+
+
+def _to_numbers(array: pa.Array) -> np.ndarray:
+    if pa.types.is_integer(array.type):
+        if array.null_count:
+            array = pc.fill_null(array.cast(pa.int64()), OUT_OF_RANGE)
+    elif not pa.types.is_floating(array.type):
+        raise ValueError(f"a column must hold numbers or lists of them. Received: {array.type}")
+    return array.to_numpy(zero_copy_only=False)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)

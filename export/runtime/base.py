@@ -1,17 +1,18 @@
 """Running a bundle: one interface, whatever the format behind it."""
 
 import abc
-import importlib
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from anil_tf.export.manifest import Draft, open_manifest
-from anil_tf.export.runtime.registry import RUNTIMES
 from anil_tf.export.signatures import LIMITS, Signature, bind, difference
+
+BATCH = 32  # images that go through a backbone at once: bounds the memory
 
 
 class Adaptation(NamedTuple):
@@ -51,42 +52,43 @@ class Adaptation(NamedTuple):
 
 
 class Runtime(Protocol):
-    """What can run episodes: a bundle in any format, or a Keras model. NumPy in, NumPy out."""
+    """What runs whole episodes: a bundle in any format, or a Keras model. NumPy in, NumPy out.
+
+    An episode has `support_x` `[M, ...]`, `support_y` `[M]` and `query_x` `[Q, ...]`, as
+    `anil_tf.episodes` draws them.
+
+    Attributes:
+        name: Name of the runtime.
+        inner_lr: Learning rate of the inner loop.
+        inner_steps: Number of steps of the inner loop, unless others are asked for.
+    """
 
     name: str
     inner_lr: float
     inner_steps: int
 
-    def features(self, image: np.ndarray) -> np.ndarray:
-        """Features float32 `[B, D]` of images `[B, H, W, C]`."""
-
-    def initial_head(self, ways: int) -> tuple[np.ndarray, np.ndarray]:
-        """The head before adaptation: kernel `[D, ways]`, bias `[ways]`."""
-
-    def adapt(
-        self,
-        features: np.ndarray,
-        labels: np.ndarray,
-        kernel: np.ndarray,
-        bias: np.ndarray,
-        learning_rate: float,
-        steps: int,
-    ) -> Adaptation:
-        """Fit a head to features `[M, D]`, labels `[M]`; a label outside `0..N-1` is padding."""
-
-    def predict(
-        self, features: np.ndarray, kernel: np.ndarray, bias: np.ndarray
+    def adapt_and_predict(
+        self, episode: Mapping[str, np.ndarray], ways: int, steps: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and probabilities `[B, N]` of features `[B, D]`."""
+        """The queries' logits `[Q, ways]` before and after adaptation to the support set."""
+
+    def cosine_scores(self, episode: Mapping[str, np.ndarray], ways: int) -> np.ndarray:
+        """The queries' scores `[Q, ways]` without head and inner loop; see `anil_tf.nil`."""
 
 
 class BundleRuntime(abc.ABC):
-    """A `Runtime` on a bundle's signatures; a format has only to run one of them by name.
-
-    `precision` is of the backbone: `"float32"`, or `"int8"` where its convolutions are quantized.
+    """A `Runtime` on a bundle's signatures. A format only has to run one signature by name.
 
     Args:
         bundle: Folder of the bundle, whose files are checked against its manifest.
+
+    Attributes:
+        name: Name of the runtime, as in `RUNTIMES`.
+        files: Files and folders of a bundle that the runtime reads.
+        precision: Precision of the backbone: `"float32"`, or `"int8"` where its convolutions are
+            quantized.
+        manifest: Manifest of the bundle.
+        signatures: The signatures that the runtime can run.
 
     Raises:
         FileNotFoundError: The folder is not a bundle.
@@ -94,11 +96,12 @@ class BundleRuntime(abc.ABC):
     """
 
     name: str
+    files: tuple[str, ...]
     precision = "float32"
 
     def __init__(self, bundle: str | Path | Draft) -> None:
         self.bundle, self.manifest = open_manifest(bundle)
-        if missing := RUNTIMES[self.name].missing(self.manifest):
+        if missing := [file for file in self.files if not self.manifest.size(file)]:
             raise ValueError(
                 f"{self.bundle} was exported without {self.name}: it has no {missing[0]}"
             )
@@ -206,25 +209,20 @@ class BundleRuntime(abc.ABC):
         predicted = self.run("predict", features=features, kernel=kernel, bias=bias)
         return predicted["logits"], predicted["probabilities"]
 
+    def adapt_and_predict(
+        self, episode: Mapping[str, np.ndarray], ways: int, steps: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The queries' logits `[Q, ways]` before and after adaptation; see `Runtime`."""
+        kernel, bias = self.initial_head(ways)
+        support, query = self.features(episode["support_x"]), self.features(episode["query_x"])
+        adapted = self.adapt(support, episode["support_y"], kernel, bias, self.inner_lr, steps)
+        before, _ = self.predict(query, kernel, bias)
+        after, _ = self.predict(query, adapted.kernel, adapted.bias)
+        return before, after
 
-def open_bundle(bundle: str | Path | Draft, runtime: str = "onnx") -> BundleRuntime:
-    """Open a bundle with one of its runtimes.
+    def cosine_scores(self, episode: Mapping[str, np.ndarray], ways: int) -> np.ndarray:
+        """The queries' scores `[Q, ways]` without head and inner loop; see `Runtime`."""
+        from anil_tf.nil import cosine_scores  # needs TensorFlow, which a runtime may not
 
-    Args:
-        bundle: Folder of the bundle.
-        runtime: A name of `RUNTIMES`: `"onnx"` (ONNX Runtime, without TensorFlow), `"saved_model"`
-            (a TensorFlow session, as TensorFlow Serving loads it), `"litert"`, ...
-
-    Raises:
-        ImportError: The runtime is not installed.
-        FileNotFoundError: The folder is not a bundle.
-        ValueError: The runtime is unknown, or the bundle is damaged or lacks what it runs.
-    """
-    if runtime not in RUNTIMES:
-        raise ValueError(f"runtime must be one of {sorted(RUNTIMES)}. Received: {runtime!r}")
-    module, name = RUNTIMES[runtime].target.split(":")
-    try:
-        opened = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        raise ImportError(f"The {runtime} runtime needs: {RUNTIMES[runtime].install}") from error
-    return opened(bundle)
+        support, query = self.features(episode["support_x"]), self.features(episode["query_x"])
+        return cosine_scores(support, episode["support_y"], query, ways).numpy()

@@ -10,9 +10,9 @@ from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.options import CpuOptions, Options
 
+from anil_tf.export import layout
 from anil_tf.export.manifest import Draft
 from anil_tf.export.runtime.base import BundleRuntime
-from anil_tf.export.runtime.registry import RUNTIMES
 from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL, TensorSpec
 
 Arrays = dict[str, np.ndarray]
@@ -36,14 +36,15 @@ class LitertRuntime(BundleRuntime):
 
     Args:
         bundle: Folder of the bundle.
-        threads: Of the interpreter. A head is too small to gain by more than one.
+        threads: Number of threads; a head is too small to gain by more than one.
     """
 
     name = "litert"
+    files = (layout.LITERT,)
 
     def __init__(self, bundle: str | Path | Draft, threads: int = 1) -> None:
         super().__init__(bundle)
-        self._file = self.bundle / RUNTIMES[self.name].files[0]
+        self._file = self.bundle / self.files[0]
         self._functions = self._load(threads)
         self.signatures = {name: self.signatures[name] for name in self._functions}
 
@@ -66,6 +67,7 @@ class LitertInt8Runtime(LitertRuntime):
     """A `Runtime` on the file whose convolutions are in 8-bit integers."""
 
     name = "litert_int8"
+    files = (layout.LITERT_INT8,)
     precision = "int8"
 
 
@@ -77,6 +79,7 @@ class LitertStaticRuntime(LitertRuntime):
     """
 
     name = "litert_static"
+    files = (layout.LITERT_STATIC,)
 
     def __init__(self, bundle: str | Path | Draft, threads: int = 1) -> None:
         super().__init__(bundle, threads)

@@ -28,12 +28,13 @@ class OnnxRuntime(BundleRuntime):
     """
 
     name = "onnx"
-    files = layout.ONNX
+    graphs = layout.ONNX
+    files = tuple(graphs.values())
 
     def __init__(self, bundle: str | Path | Draft) -> None:
         super().__init__(bundle)
-        self.signatures = {name: self.signatures[name] for name in self.files}
-        self._sessions = {name: self._open(name, file) for name, file in self.files.items()}
+        self.signatures = {name: self.signatures[name] for name in self.graphs}
+        self._sessions = {name: self._open(name, file) for name, file in self.graphs.items()}
 
     def _open(self, signature: str, file: str) -> onnxruntime.InferenceSession:
         graph = (self.bundle / file).read_bytes()
@@ -66,7 +67,8 @@ class OnnxInt8Runtime(OnnxRuntime):
 
     name = "onnx_int8"
     precision = "int8"
-    files = {**layout.ONNX, "features": layout.ONNX_INT8}
+    graphs = layout.ONNX | {"features": layout.ONNX_INT8}
+    files = tuple(graphs.values())
 
 
 def refuse_external_data(graph: bytes, file: str) -> None:

@@ -1,29 +1,37 @@
-"""Which runtimes there are: where their code is, what of a bundle they run, how to get them."""
+"""Which runtimes there are: where their code is, which files they read, how to install them."""
 
-from typing import NamedTuple
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from anil_tf.export import layout
-from anil_tf.export.manifest import Manifest
+from anil_tf.export.manifest import Draft, Manifest
+
+if TYPE_CHECKING:
+    from anil_tf.export.runtime.base import BundleRuntime
 
 
 class Entry(NamedTuple):
-    """A runtime: where its class is (`module:class`), what of a bundle it runs, how to get it.
+    """A runtime that `open_bundle` can open.
 
-    One that is not `in_process` starts other programs, and is left to `anil verify`.
+    Attributes:
+        target: Its subclass of `BundleRuntime`, as `"module:class"`. The module is imported when
+            the runtime is opened: running ONNX must not need TensorFlow, nor the other way round.
+        files: Files and folders of a bundle that it reads, the `files` of that class.
+        install: Command that installs what it needs.
     """
 
     target: str
     files: tuple[str, ...]
     install: str
-    in_process: bool = True
 
     def missing(self, manifest: Manifest) -> list[str]:
-        """What of it a bundle lacks."""
+        """The files that a bundle lacks."""
         return [file for file in self.files if not manifest.size(file)]
 
 
-# Imported when asked for: running ONNX must not need TensorFlow, nor the other way round.
-RUNTIMES = {
+# Further runtimes can be added: `open_bundle` and `verify_bundle` then know them.
+RUNTIMES: dict[str, Entry] = {
     "saved_model": Entry(
         "anil_tf.export.runtime.saved_model:SavedModelRuntime",
         (layout.SAVED_MODEL,),
@@ -36,18 +44,8 @@ RUNTIMES = {
     ),
     "onnx_int8": Entry(
         "anil_tf.export.runtime.onnx:OnnxInt8Runtime",
-        (
-            layout.ONNX_INT8,
-            layout.ONNX["initial_head"],
-            layout.ONNX["adapt"],
-            layout.ONNX["predict"],
-        ),
+        tuple((layout.ONNX | {"features": layout.ONNX_INT8}).values()),
         "pip install onnxruntime",
-    ),
-    "onnx_reference": Entry(
-        "anil_tf.export.runtime.onnx_reference:OnnxReferenceRuntime",
-        (layout.ONNX["adapt"],),
-        "pip install onnx",
     ),
     "litert": Entry(
         "anil_tf.export.runtime.litert:LitertRuntime",
@@ -69,22 +67,28 @@ RUNTIMES = {
         (layout.LITERT_INT8,),
         "pip install ai-edge-litert",
     ),
-    "onnx_web_node": Entry(
-        "anil_tf.export.runtime.web:OnnxWebNodeRuntime",
-        tuple(layout.ONNX.values()),
-        "npm install onnxruntime-web",
-        in_process=False,
-    ),
-    "onnx_web_chromium": Entry(
-        "anil_tf.export.runtime.web:OnnxWebChromiumRuntime",
-        tuple(layout.ONNX.values()),
-        "npm install onnxruntime-web playwright-core, and Chromium",
-        in_process=False,
-    ),
-    "litert_web_chromium": Entry(
-        "anil_tf.export.runtime.web_litert:LitertWebChromiumRuntime",
-        (layout.LITERT_STATIC,),
-        "npm install @litertjs/core playwright-core, and Chromium",
-        in_process=False,
-    ),
 }
+
+
+def open_bundle(bundle: str | Path | Draft, runtime: str = "onnx") -> "BundleRuntime":
+    """Open a bundle with one of its runtimes.
+
+    Args:
+        bundle: Folder of the bundle.
+        runtime: A name of `RUNTIMES`: `"onnx"` (ONNX Runtime, without TensorFlow), `"saved_model"`
+            (a TensorFlow session, as TensorFlow Serving loads it), `"litert"`, ...
+
+    Raises:
+        ImportError: The runtime is not installed.
+        FileNotFoundError: The folder is not a bundle.
+        ValueError: The runtime is unknown, or the bundle is damaged or lacks what it runs.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime must be one of {sorted(RUNTIMES)}. Received: {runtime!r}")
+    entry = RUNTIMES[runtime]
+    module, name = entry.target.split(":")
+    try:
+        opened = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"The {runtime} runtime needs: {entry.install}") from error
+    return opened(bundle)

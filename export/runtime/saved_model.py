@@ -20,6 +20,7 @@ class SavedModelRuntime(BundleRuntime):
     """
 
     name = "saved_model"
+    files = (layout.SAVED_MODEL,)
 
     def __init__(self, bundle: str | Path | Draft) -> None:
         super().__init__(bundle)

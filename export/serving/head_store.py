@@ -1,7 +1,6 @@
 """Where the heads of many users are kept: a folder, or Redis."""
 
 import hashlib
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -52,12 +51,7 @@ class FolderStore:
 
     def put(self, key: str, head: Head) -> None:
         """Keep a head, in place of an earlier one."""
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            file = Path(scratch) / path.name
-            head.write(file)
-            os.replace(file, path)
+        head.write(self.path(key))
 
     def get(self, key: str) -> Head:
         """The head of a key; see `HeadStore`."""

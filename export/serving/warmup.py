@@ -16,25 +16,25 @@ from tensorflow_serving.apis import prediction_log_pb2
 from anil_tf.export import layout
 from anil_tf.export.serving.files import served_name
 from anil_tf.export.serving.grpc_transport import predict_request
-from anil_tf.export.verify.episodes import Verification
+from anil_tf.export.verify.episodes import ReferenceEpisodes
 from anil_tf.export.writers.graphs import Graphs, InitialHead
 
 Requests = list[tuple[str, dict[str, np.ndarray]]]
 
 
-def choose_requests(verification: Verification, head: InitialHead) -> Requests:
+def choose_requests(episodes: ReferenceEpisodes, head: InitialHead) -> Requests:
     """A request for each signature, of two classes with one image each, and one image to predict.
 
     So few because the file lies beside the weights on every device and every server.
 
     Args:
-        verification: Episodes of the run's own examples.
+        episodes: Episodes of the run's own examples.
         head: What adaptation starts from.
 
     Returns:
         Signature names with input arrays by name, of the declared dtypes.
     """
-    v = verification
+    v = episodes
     first, second = (int(np.argmax(v.support_labels[0] == label)) for label in (0, 1))
     support = v.support_image[0][[first, second]]
     query = v.query_image[0][:1]
@@ -69,7 +69,7 @@ def write_warmup(graphs: Graphs, bundle: Path) -> None:
         bundle: Folder of the bundle, with its SavedModel and its verification episodes written.
     """
     model = served_name(graphs.name)
-    requests = choose_requests(Verification.read(bundle), graphs.head)
+    requests = choose_requests(ReferenceEpisodes.read(bundle), graphs.head)
     path = bundle / layout.WARMUP
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:

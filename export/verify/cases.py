@@ -8,7 +8,7 @@ import numpy as np
 
 from anil_tf.export.runtime.base import Adaptation
 from anil_tf.export.verify import reference
-from anil_tf.export.verify.episodes import Verification
+from anil_tf.export.verify.episodes import ReferenceEpisodes
 
 BOUND = 1e-5
 END_TO_END_BOUND = 1e-4  # rounding in the features passes through all of adaptation
@@ -66,17 +66,17 @@ def measure(outputs: Arrays, expected: tuple[Arrays, ...]) -> float:
 
 
 def list_cases(
-    verification: Verification, rate: float, steps: int, balanced: bool = True
+    episodes: ReferenceEpisodes, rate: float, steps: int, balanced: bool = True
 ) -> Iterator[Case]:
-    """What is checked: every signature on every episode, and the edges of `adapt`.
+    """The cases: every signature on every episode, and the edges of `adapt`.
 
     Args:
-        verification: The episodes.
+        episodes: Episodes of the bundle.
         rate: Learning rate of the bundle's inner loop.
         steps: Steps of the bundle's inner loop.
-        balanced: `Manifest.balanced`.
+        balanced: Whether every class counts alike, as in `Manifest.balanced`.
     """
-    v = verification
+    v = episodes
     head = {"kernel": v.kernel, "bias": v.bias}
     adapting = functools.partial(adapt_case, head=head, rate=rate, steps=steps, balanced=balanced)
     yield Case("initial_head", "initial_head", {"ways": v.bias.size}, (head,))
@@ -109,7 +109,7 @@ def list_cases(
         )
 
 
-def _unequal(v: Verification, episode: int) -> tuple[np.ndarray, np.ndarray]:
+def _unequal(v: ReferenceEpisodes, episode: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and labels of an episode with 1, 2, 3, ... rows of its classes, and 1 again after."""
     rows = np.concatenate([v.support_features[episode], v.query_features[episode]])
     labels = np.concatenate([v.support_labels[episode], v.query_labels[episode]])

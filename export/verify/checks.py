@@ -5,75 +5,70 @@ from pathlib import Path
 import numpy as np
 
 from anil_tf.export.manifest import Check, Draft, Parity, open_manifest
-from anil_tf.export.runtime.base import BundleRuntime, open_bundle
-from anil_tf.export.runtime.registry import RUNTIMES
+from anil_tf.export.runtime.base import BundleRuntime
+from anil_tf.export.runtime.registry import RUNTIMES, open_bundle
 from anil_tf.export.verify.cases import INT8_BOUND, Case, list_cases, measure
-from anil_tf.export.verify.episodes import Verification
+from anil_tf.export.verify.episodes import ReferenceEpisodes
 
 TIMED_STEPS = (10, 100)
 
 
-def verify_bundle(
-    bundle: str | Path | Draft, in_process: bool = False
-) -> tuple[list[Parity], dict[str, str]]:
-    """Check every runtime that can run what a bundle holds.
+def verify_bundle(bundle: str | Path | Draft) -> tuple[list[Parity], dict[str, str]]:
+    """Check every runtime of `RUNTIMES` that can run what a bundle holds.
 
     Args:
         bundle: Folder of the bundle, or a bundle whose manifest is not written yet.
-        in_process: Leave out the runtimes that start other programs.
 
     Returns:
-        What each runtime answered, and the runtimes that are not installed, with the reason.
+        The checks of each runtime, and the runtimes that are not installed, with the reason.
 
     Raises:
         FileNotFoundError: The folder is not a bundle.
         ValueError: The bundle is damaged.
     """
     folder, manifest = open_manifest(bundle)
-    verification = Verification.read(folder)
+    episodes = ReferenceEpisodes.read(folder)
     parity: list[Parity] = []
     skipped: dict[str, str] = {}
     for name, entry in RUNTIMES.items():
-        if entry.missing(manifest) or (in_process and not entry.in_process):
+        if entry.missing(manifest):
             continue
         try:
             runtime = open_bundle(bundle, name)
         except ImportError as error:
             skipped[name] = str(error)
             continue
-        parity.append(compare(runtime, verification))
+        parity.append(check(runtime, episodes))
     return parity, skipped
 
 
-def compare(runtime: BundleRuntime, verification: Verification) -> Parity:
-    """Check one runtime, and if it answers throughout, measure its accuracy and its speed."""
-    checks = check_runtime(runtime, verification)
-    answers = all(check.difference is not None for check in checks)
+def check(runtime: BundleRuntime, episodes: ReferenceEpisodes) -> Parity:
+    """Check one runtime and, if no case raises an error, measure its accuracy and its speed."""
+    checks = run_cases(runtime, episodes)
+    runs = all(check.difference is not None for check in checks)
     return Parity(
         runtime=runtime.name,
         checks=checks,
-        accuracy=_accuracy(runtime, verification) if answers else None,
-        bytes=sum(map(runtime.manifest.size, RUNTIMES[runtime.name].files)),
-        milliseconds=_time(runtime, verification) if answers else {},
+        accuracy=_accuracy(runtime, episodes) if runs else None,
+        bytes=sum(map(runtime.manifest.size, runtime.files)),
+        milliseconds=_time(runtime, episodes) if runs else {},
     )
 
 
-def check_runtime(runtime: BundleRuntime, verification: Verification) -> list[Check]:
+def run_cases(runtime: BundleRuntime, episodes: ReferenceEpisodes) -> list[Check]:
     """Run every case on a runtime; a check is the worst of its cases over the episodes."""
     checks: dict[str, Check] = {}
-    cases = list_cases(
-        verification, runtime.inner_lr, runtime.inner_steps, runtime.manifest.balanced
-    )
+    cases = list_cases(episodes, runtime.inner_lr, runtime.inner_steps, runtime.manifest.balanced)
     for case in cases:
         if case.signature in runtime.signatures:
-            check = _check(runtime, case)
+            check = _run_case(runtime, case)
             checks[case.check] = max(
                 checks.get(case.check, check), check, key=lambda check: check.share_of_bound
             )
     return list(checks.values())
 
 
-def _check(runtime: BundleRuntime, case: Case) -> Check:
+def _run_case(runtime: BundleRuntime, case: Case) -> Check:
     difference, error = None, ""
     quantized = runtime.precision == "int8" and case.signature == "features"
     try:
@@ -84,24 +79,18 @@ def _check(runtime: BundleRuntime, case: Case) -> Check:
     return Check(check=case.check, difference=difference, bound=bound, error=error)
 
 
-def _accuracy(runtime: BundleRuntime, verification: Verification) -> float | None:
-    if not {"features", "adapt", "predict"} <= runtime.signatures.keys():
+def _accuracy(runtime: BundleRuntime, episodes: ReferenceEpisodes) -> float | None:
+    if not {"features", "initial_head", "adapt", "predict"} <= runtime.signatures.keys():
         return None
-    v, right = verification, []
-    for support, labels, query, query_labels in zip(
-        v.support_image, v.support_labels, v.query_image, v.query_labels, strict=True
-    ):
-        adapted = runtime.adapt(
-            runtime.features(support), labels, v.kernel, v.bias,
-            runtime.inner_lr, runtime.inner_steps,
-        )  # fmt: skip
-        logits, _ = runtime.predict(runtime.features(query), adapted.kernel, adapted.bias)
-        right.append(np.mean(logits.argmax(axis=1) == query_labels))
+    right = []
+    for episode in episodes.each():
+        _, logits = runtime.adapt_and_predict(episode, episodes.ways, runtime.inner_steps)
+        right.append(np.mean(logits.argmax(axis=1) == episode["query_y"]))
     return float(np.mean(right))
 
 
-def _time(runtime: BundleRuntime, verification: Verification) -> dict[str, float]:
-    v = verification
+def _time(runtime: BundleRuntime, episodes: ReferenceEpisodes) -> dict[str, float]:
+    v = episodes
     head = {"kernel": v.kernel, "bias": v.bias}
     support = v.support_features[0].astype(np.float32)
     query = v.query_features[0].astype(np.float32)

@@ -1,9 +1,10 @@
 """`verification.npz`: the episodes that every runtime of a bundle is checked on.
 
-Written at export, when the Keras model is at hand to compute features in float64; reading it and
-checking with it take NumPy alone.
+The export writes it, since that has the Keras model to compute features in float64. Reading it
+needs NumPy alone.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from anil_tf.export import layout
 from anil_tf.support.untrusted import read_arrays
 
 
-class Verification(NamedTuple):
+class ReferenceEpisodes(NamedTuple):
     """E episodes of N classes, M support and Q query images, and the head they start from.
 
     Attributes:
@@ -39,12 +40,27 @@ class Verification(NamedTuple):
     bias: np.ndarray
     rounding: np.ndarray = np.zeros(())  # of bundles that were made before it was measured
 
+    @property
+    def ways(self) -> int:
+        """Number of classes of an episode, N."""
+        return self.bias.size
+
+    def each(self) -> Iterator[dict[str, np.ndarray]]:
+        """The episodes one by one, by the names that samplers use: `support_x` and so on."""
+        for support_x, support_y, query_x, query_y in zip(*self[:4], strict=True):
+            yield {
+                "support_x": support_x,
+                "support_y": support_y,
+                "query_x": query_x,
+                "query_y": query_y,
+            }
+
     def write(self, bundle: Path) -> None:
         """Write `verification.npz` into a bundle's folder."""
         np.savez_compressed(bundle / layout.VERIFICATION, **self._asdict())
 
     @classmethod
-    def read(cls, bundle: Path) -> "Verification":
+    def read(cls, bundle: Path) -> "ReferenceEpisodes":
         """Read `verification.npz` from a bundle's folder."""
         arrays = read_arrays(bundle / layout.VERIFICATION)
         if arrays.keys() | cls._field_defaults.keys() != set(cls._fields):
@@ -54,7 +70,7 @@ class Verification(NamedTuple):
         return cls(**arrays)
 
 
-class Episodes(NamedTuple):
+class EpisodeRows(NamedTuple):
     """Rows of labelled examples, arranged in episodes.
 
     Attributes:
@@ -72,7 +88,7 @@ class Episodes(NamedTuple):
     ways: int
 
 
-def choose_episodes(label: np.ndarray, ways: int, shots: int = 2, queries: int = 2) -> Episodes:
+def choose_episodes(label: np.ndarray, ways: int, shots: int = 2, queries: int = 2) -> EpisodeRows:
     """One or two disjoint episodes from a few labelled examples, always the same ones.
 
     Args:
@@ -98,7 +114,7 @@ def choose_episodes(label: np.ndarray, ways: int, shots: int = 2, queries: int =
     episodes = 2 if len(rows) >= 2 * ways else 1
     chosen = np.array(rows[: episodes * ways]).reshape(episodes, ways, needed)
     names = np.arange(ways, dtype=np.int32)
-    return Episodes(
+    return EpisodeRows(
         support=chosen[:, :, :shots].reshape(episodes, -1),
         labels=np.tile(names.repeat(shots), (episodes, 1)),
         query=chosen[:, :, shots:].reshape(episodes, -1),

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Learn classes from a few images each, then name the classes of other images.
 
-    python adapt.py learn DIR --output head.npz                  DIR/class-name/*.png or *.jpg
+    python adapt.py learn DIR --output head.npz                  DIR/class-name/*.jpg
     python adapt.py learn DIR --from head.npz --output more.npz  adds the classes in DIR
     python adapt.py learn --from head.npz --remove NAME --output fewer.npz
-    python adapt.py classify --head head.npz IMAGE...
+    python adapt.py predict --head head.npz IMAGE...
 
 Lies in the folder of the exported model that it runs. Needs: pip install numpy onnxruntime pillow
+and, for pictures in HEIC: pip install pillow-heif
 A head keeps the features of the images that it was learned from, so that it can be added to.
 """
 
@@ -19,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+
+from anil_tf.datasets.pictures import describe_left_out, find_classes, order_names, read_image
 
 FOLDER = Path(__file__).resolve().parent
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
 BATCH = 32
 
 
@@ -45,22 +46,9 @@ def session(name: str) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
 
 
-def read_image(file: Path) -> np.ndarray:
-    """An image as uint8 [H, W, C], brought to the model's size and colours."""
-    height, width, channels = manifest()["image_shape"]
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} is not an image that decodes: {error}") from error
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(image, np.uint8).reshape(height, width, channels)
-
-
 def features(files: list[Path]) -> np.ndarray:
     """Features float32 [n, D] of n image files."""
-    images = np.stack([read_image(file) for file in files])
+    images = np.stack([read_image(file, tuple(manifest()["image_shape"])) for file in files])
     batches = np.split(images, range(BATCH, len(images), BATCH))
     return np.concatenate([session("backbone").run(None, {"image": rows})[0] for rows in batches])
 
@@ -95,12 +83,11 @@ def collect(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
     for name in arguments.remove:
         if classes.pop(name, None) is None:
             raise ValueError(f"there is no class {name!r} to remove; there are {list(classes)}")
-    for folder in sorted(arguments.folder.iterdir()) if arguments.folder else []:
-        if folder.is_dir() and not folder.name.startswith("."):
-            files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-            if not files:
-                raise ValueError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
-            classes[folder.name] = features(files)
+    if arguments.folder:
+        found, left_out = find_classes(arguments.folder)
+        classes |= {name: features(files) for name, files in found.items()}
+        if left_out:
+            print(f"Warning: {describe_left_out(left_out, arguments.folder)}", file=sys.stderr)
     most = manifest()["ways"] if manifest()["head_init"] == "per_class" else len(classes)
     if not 2 <= len(classes) <= most:
         limit = f"2 to {most}" if len(classes) > most else "2 or more"
@@ -111,7 +98,7 @@ def collect(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
 def learn(arguments: argparse.Namespace) -> None:
     """Fit a head to the collected classes."""
     classes = collect(arguments)
-    names = sorted(classes)
+    names = order_names(classes)
     support = np.concatenate([classes[name] for name in names])
     counts = [len(classes[name]) for name in names]
     labels = np.repeat(np.arange(len(names), dtype=np.int32), counts)
@@ -135,7 +122,7 @@ def learn(arguments: argparse.Namespace) -> None:
         print("Warning: the loss rose: the head may classify wrongly.", file=sys.stderr)
 
 
-def classify(arguments: argparse.Namespace) -> None:
+def predict(arguments: argparse.Namespace) -> None:
     """Print the classes of images, the most likely first."""
     head = read_head(arguments.head)
     inputs = {
@@ -153,17 +140,17 @@ def main() -> None:
     """Run the command; a mistake of the user is one line and exit status 2."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    commands = parser.add_subparsers(required=True, metavar="learn | classify")
+    commands = parser.add_subparsers(required=True, metavar="learn | predict")
     command = commands.add_parser("learn", help="learn the classes of a folder")
     command.add_argument("folder", metavar="DIR", type=Path, nargs="?", help="a folder a class")
     command.add_argument("--from", dest="known", type=Path, metavar="HEAD", help="to add to")
     command.add_argument("--remove", action="append", default=[], metavar="NAME", help="forget it")
     command.add_argument("--output", type=Path, required=True, metavar="HEAD", help="to write")
     command.set_defaults(function=learn)
-    command = commands.add_parser("classify", help="name the classes of images")
+    command = commands.add_parser("predict", aliases=["classify"], help="classify images")
     command.add_argument("--head", type=Path, required=True, help="written by learn")
     command.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
-    command.set_defaults(function=classify)
+    command.set_defaults(function=predict)
     arguments = parser.parse_args()
     try:
         arguments.function(arguments)

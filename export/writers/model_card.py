@@ -65,7 +65,7 @@ _SCRIPT = """
 Without anil-tf, by a script that lies beside this file (`pip install numpy onnxruntime pillow`):
 
     python adapt.py learn DIR --output head.npz
-    python adapt.py classify --head head.npz IMAGE...
+    python adapt.py predict --head head.npz IMAGE...
 """
 
 

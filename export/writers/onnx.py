@@ -1,8 +1,10 @@
 """The ONNX files of a bundle, one a function, each also in ONNX Runtime's own format."""
 
 import errno
+import inspect
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from anil_tf.datasets import pictures
 from anil_tf.export import layout
 from anil_tf.export.signatures import Signature, TensorSpec
 from anil_tf.export.writers.graphs import Graphs
@@ -46,7 +49,18 @@ def export_onnx(graphs: Graphs, bundle: Path) -> None:
     """
     for name, file in layout.ONNX.items():
         export_function(graphs, name, bundle / file)
-    shutil.copyfile(Path(__file__).with_name("adapt_script.py"), bundle / layout.ADAPT_SCRIPT)
+    (bundle / layout.ADAPT_SCRIPT).write_text(_adapt_script(), encoding="utf-8")
+
+
+def _adapt_script() -> str:
+    """`adapt.py`: the script with the file that it imports from this package put in its place."""
+    script = Path(__file__).with_name("adapt_script.py").read_text(encoding="utf-8")
+    source = inspect.getsource(pictures)
+    line = r"^from anil_tf\.datasets\.pictures import .*\n"
+    script, found = re.subn(line, lambda _: source, script, flags=re.MULTILINE)
+    if found != 1:
+        raise RuntimeError(f"adapt_script.py must import from pictures once. Received: {found}")
+    return script
 
 
 def export_function(graphs: Graphs, name: str, path: Path) -> None:

@@ -93,4 +93,6 @@ def test_what_keras_has_not_is_refused():
         backbones.find("keras.applications.MobilNetV2")
     with pytest.raises(ValueError, match=r"images of 3 channels.* Received: \[28, 28, 1\]"):
         backbones.find(MOBILE)((28, 28, 1))
+    with pytest.raises(ValueError, match="^name must be one of"):
+        backbones.find("conv5")
     assert {MOBILE, "keras.applications.EfficientNetB0"} <= set(applications.names())

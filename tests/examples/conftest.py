@@ -28,29 +28,33 @@ def browser_example(repository: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random convolutions as the recipes start from, which tell simple drawings apart."""
-    import keras
+def bundle(made_once: Callable[..., Path]) -> Path:
+    """Random convolutions as at the start of a recipe, enough to classify simple drawings."""
 
-    from anil_tf import backbones
-    from anil_tf.export.bundle import export_bundle
+    def export(folder: Path) -> None:
+        import keras
 
-    folder = tmp_path_factory.mktemp("drawings")
-    keras.utils.set_random_seed(0)
-    backbone = backbones.conv4_strided(pooling=False, cosine=True, invert=True)
-    run = make_run(folder / "run", backbone=backbone, inner_lr=20.0, inner_steps=1)
-    export_bundle(run, folder / "bundle", ["onnx"])
-    return folder / "bundle"
+        from anil_tf import backbones
+        from anil_tf.export.bundle import export_bundle
+
+        keras.utils.set_random_seed(0)
+        backbone = backbones.conv4_strided(pooling=False, cosine=True, invert=True)
+        run = make_run(folder / "run", backbone=backbone, inner_lr=20.0, inner_steps=1)
+        export_bundle(run, folder / "bundle", ["onnx"])
+
+    return made_once("drawings", export) / "bundle"
 
 
 @pytest.fixture(scope="session")
-def per_class_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def per_class_bundle(made_once: Callable[..., Path]) -> Path:
     """A bundle with a column for each of five classes."""
-    from anil_tf.export.bundle import export_bundle
 
-    folder = tmp_path_factory.mktemp("per_class")
-    export_bundle(make_run(folder / "run", "per_class"), folder / "bundle", ["onnx"])
-    return folder / "bundle"
+    def export(folder: Path) -> None:
+        from anil_tf.export.bundle import export_bundle
+
+        export_bundle(make_run(folder / "run", "per_class"), folder / "bundle", ["onnx"])
+
+    return made_once("per-class-drawings", export) / "bundle"
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@
  *     node drive.mjs SCENARIO CHROMIUM URL [PICTURE.png]
  */
 
+import { readFileSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 
@@ -268,6 +269,40 @@ const scenarios = {
     await page.locator("#problem").waitFor();
     const examples = await page.locator(".count").allTextContents();
     return { shades, examples, problem: await page.locator("#problem").textContent() };
+  },
+
+  /** Of the files in the folder odd beside the picture: what the modules make of them, and the page. */
+  async pixels(page) {
+    const folder = join(dirname(picture), "odd");
+    const names = readdirSync(folder).filter((name) => !name.endsWith(".tif"));
+    const pixels = {};
+    for (const name of names) {
+      const bytes = [...readFileSync(join(folder, name))];
+      pixels[name] = await page.evaluate(
+        async ({ name, bytes }) => {
+          const { openPhoto, readBitmap } = await import("./photos.js");
+          const { toPixels } = await import("./pixels.js");
+          const photo = readBitmap(await openPhoto(new File([new Uint8Array(bytes)], name)));
+          return [[28, 28, 1], [20, 30, 3]].map((shape) => [...toPixels(photo, shape)]);
+        },
+        { name, bytes },
+      );
+    }
+    const examples = {};
+    for (const name of ["turned6.jpg", "alpha.png", "wide.png"]) {
+      const leftover = { name: `._${name}`, mimeType: "image/png", buffer: Buffer.from("?") };
+      const file = { name, mimeType: "image/png", buffer: readFileSync(join(folder, name)) };
+      await row(page, 0).locator(".photos").setInputFiles([leftover, file]);
+      await row(page, 0).locator(".thumbnails canvas").nth(Object.keys(examples).length).waitFor();
+      examples[name] = await page
+        .locator(".thumbnails canvas")
+        .last()
+        .evaluate((canvas) => {
+          const { data } = canvas.getContext("2d").getImageData(0, 0, 28, 28);
+          return [...data.filter((_, i) => i % 4 === 0)];
+        });
+    }
+    return { pixels, examples };
   },
 
   async problem(page) {

@@ -129,3 +129,45 @@ def test_pixels_are_those_that_python_makes(node, browser_example, tmp_path, ima
     assert done.returncode == 0, done.stderr
     pixels = np.reshape(json.loads(done.stdout), image_shape)
     np.testing.assert_array_equal(pixels, read_image(picture, image_shape))
+
+
+@pytest.mark.parametrize(
+    ("image", "received"),
+    [("new Uint16Array(784).fill(300)", "Uint16Array of 784"), ("[0.5, 300]", "Array of 2")],
+)
+def test_an_image_that_is_not_bytes_is_refused(node, browser_example, bundle, image, received):
+    program = f"""
+        import {{ readFileSync }} from "node:fs";
+        import * as ort from "onnxruntime-web";
+        import {{ FewShot }} from "{(browser_example / "fewshot.js").as_uri()}";
+        ort.env.wasm.numThreads = 1;
+        const model = await FewShot.open(ort, (name) => readFileSync({str(bundle)!r} + "/" + name));
+        await model.features([{image}]).catch((error) => console.log(error.message));
+    """
+    done = node("--input-type=module", "--eval", program)
+    assert done.stdout.strip().endswith(f"784 bytes. Received: {received}"), done.stderr
+
+
+def test_class_names_that_are_numbers_are_in_their_order(node, bundle, pictures, tmp_path):
+    for number in (0, 1, 2, 10, 11):
+        shutil.copytree(pictures / "support" / "cross", tmp_path / str(number))
+    done = node("learn.mjs", bundle, tmp_path, pictures / "cross.png")
+    assert done.stdout.startswith("Learned 0, 1, 2, 10, 11 from"), done.stderr
+
+
+def test_files_that_are_left_out_are_counted_and_leftovers_are_not(
+    node, bundle, pictures, tmp_path
+):
+    support = tmp_path / "support"
+    shutil.copytree(pictures / "support", support)
+    (support / "__MACOSX").mkdir()
+    (support / "cross" / "._0.png").write_bytes(b"\0\5\26\7")
+    (support / "cross" / "Thumbs.db").write_bytes(b"?")
+    shutil.move(support / "cross" / "0.png", support / "cross" / "without_suffix")
+    done = node("learn.mjs", bundle, support, pictures / "cross.png")
+    assert "from 9 images" in done.stdout and not done.stderr
+    Image.open(pictures / "cross.png").save(support / "cross" / "a.webp")
+    (support / "cross" / "more").mkdir()
+    done = node("learn.mjs", bundle, support, pictures / "cross.png")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Warning: Left out 2 in") and line.endswith("(cross/a.webp, ...)")

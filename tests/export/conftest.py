@@ -1,6 +1,6 @@
 """Tiny runs, random but not trivial, and their bundles, made once a session."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,28 +53,45 @@ def make_run(
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(made_once: Callable[..., Path]) -> Path:
     """A run with a shared head. Not to be changed."""
-    return make_run(tmp_path_factory.mktemp("shared") / "run")
+    return made_once("shared-run", lambda folder: make_run(folder / "run")) / "run"
 
 
 @pytest.fixture(scope="session")
-def bundle(run: Path) -> Path:
+def bundle(run: Path, made_once: Callable[..., Path]) -> Path:
     """Its bundle, in every format. Not to be changed."""
-    from anil_tf.export.bundle import export_bundle
 
-    export_bundle(run, run.parent / "bundle", int8=True)
-    return run.parent / "bundle"
+    def export(folder: Path) -> None:
+        from anil_tf.export.bundle import export_bundle
+
+        export_bundle(run, folder / "bundle", int8=True)
+
+    return made_once("shared-bundle", export) / "bundle"
 
 
 @pytest.fixture(scope="session")
-def per_class_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def per_class_bundle(made_once: Callable[..., Path]) -> Path:
     """The bundle of a run with a column for each of five classes. Not to be changed."""
-    from anil_tf.export.bundle import export_bundle
 
-    folder = tmp_path_factory.mktemp("per_class")
-    export_bundle(make_run(folder / "run", "per_class"), folder / "bundle")
-    return folder / "bundle"
+    def export(folder: Path) -> None:
+        from anil_tf.export.bundle import export_bundle
+
+        export_bundle(make_run(folder / "run", "per_class"), folder / "bundle")
+
+    return made_once("per-class-bundle", export) / "bundle"
+
+
+@pytest.fixture(scope="module")
+def more_runtimes(bundle: Path, per_class_bundle: Path) -> Iterator[None]:
+    """Adds the runtimes that only the tests have; no bundle is exported meanwhile."""
+    from anil_tf.export.runtime import RUNTIMES
+    from tests.export.more_runtimes import MORE_RUNTIMES
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, entry in MORE_RUNTIMES.items():
+            patch.setitem(RUNTIMES, name, entry)
+        yield
 
 
 @pytest.fixture(scope="session")

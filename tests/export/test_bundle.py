@@ -70,7 +70,7 @@ def test_a_bundle_without_evaluation_says_so(bundle):
 def test_only_the_targets_asked_for_are_written(run, tmp_path):
     manifest = export_bundle(run, tmp_path / "bundle", ["onnx"])
     assert manifest.formats == ["onnx"]
-    assert {parity.runtime for parity in manifest.parity} == {"onnx", "onnx_reference"}
+    assert {parity.runtime for parity in manifest.parity} == {"onnx"}
 
 
 @pytest.mark.parametrize("target", ["onnx", "saved_model"])

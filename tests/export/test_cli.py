@@ -80,10 +80,10 @@ def test_verify_prints_a_line_a_runtime_and_writes_every_check(bundle, tmp_path)
 
 def test_verify_exits_with_1_when_a_check_fails(bundle, tmp_path):
     from anil_tf.export.manifest import list_files, read_manifest
-    from anil_tf.export.verify.episodes import Verification
+    from anil_tf.export.verify.episodes import ReferenceEpisodes
 
     copy = shutil.copytree(bundle, tmp_path / "copy")
-    episodes = Verification.read(copy)
+    episodes = ReferenceEpisodes.read(copy)
     episodes._replace(query_features=episodes.query_features + 1.0).write(copy)
     read_manifest(bundle).model_copy(update={"files": list_files(copy)}).write(copy)
     result = anil("verify", copy)
@@ -223,6 +223,23 @@ def test_a_picture_that_does_not_decode_is_named(bundle, pictures, head, tmp_pat
     result = anil("adapt", bundle, "--support", support, "--output", tmp_path / "head.npz")
     assert_refused(result, "broken.png")
     assert not (tmp_path / "head.npz").exists()
+
+
+@pytest.mark.filterwarnings("default:Left out")
+def test_files_left_out_are_one_line(bundle, pictures, tmp_path):
+    support = shutil.copytree(pictures, tmp_path / "support")
+    (support / "dark" / "more").mkdir()
+    (support / "dark" / "0.png").rename(support / "dark" / "more" / "0.png")
+    (support / "light" / "notes.txt").write_text("not a picture")
+    (support / "light" / "._0.png").write_bytes(b"left by a Mac")
+    result = anil("adapt", bundle, "--support", support, "--output", tmp_path / "head.npz")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("dark: 2 images\n")
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("Warning"))
+    assert line == (
+        f"Warning: Left out 2 files of {support}: in a folder below a class: 1 (dark/more/0.png); "
+        "no picture: 1 (light/notes.txt)"
+    )
 
 
 def test_a_single_class_is_refused(bundle, pictures, tmp_path):

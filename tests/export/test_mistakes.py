@@ -66,12 +66,12 @@ MISTAKES = {
     ),
     "a backbone misspelt": (
         f"{TRAIN} photographs --set model.backbone.name=conv5",
-        "model.backbone.name must be one of ['conv4', ...], or keras.applications.NAME. "
+        "model.backbone: name must be one of ['conv4', ...], or keras.applications.NAME. "
         "Did you mean 'conv4'? Received: 'conv5'",
     ),
     "weights that are not there": (
         f"{TRAIN} photographs --set model.backbone={{name='{VGG}',weights='v.h5'}}",
-        "model.backbone.weights: there is no file v.h5. Where there is a network, "
+        "model.backbone: weights: there is no file v.h5. Where there is a network, "
         "keras.applications.VGG16(include_top=False).save_weights('FILE.weights.h5') writes one",
     ),
     "no folder of classes": (
@@ -239,7 +239,7 @@ def test_a_download_that_fails_says_where_data_may_lie(monkeypatch):
     assert result.exit_code == 2 and "Traceback" not in result.output
     assert result.stderr.splitlines()[-1] == (
         "Error: omniglot is not in data, and cannot be downloaded: no route to host. "
-        "Say where it lies with --data-dir"
+        "Choose the data_dir that holds it"
     )
 
 

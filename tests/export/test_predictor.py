@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -91,6 +92,27 @@ def test_a_class_removed_leaves_no_trace(bundle, predictor, drawings):
     assert_same_head(predictor.head, two.head)
 
 
+def test_every_change_returns_the_head_that_is_kept(bundle, predictor, drawings):
+    assert predictor.remove_class("light") is predictor.head
+    assert predictor.add_class("light", drawings["light"]) is predictor.head
+    images = np.concatenate([drawings["dark"], drawings["light"]])
+    learned = predictor.learn(images, ["dark"] * 3 + ["light"] * 3)
+    assert learned is predictor.head and learned.names == ("dark", "light")
+    assert predictor.remove_class("dark") is None
+
+
+def test_another_head_of_the_bundle_predicts_and_one_of_another_backbone_is_refused(
+    bundle, predictor, drawings
+):
+    other = Predictor(bundle, steps=200)
+    images = drawings["grey"]
+    rows = other.predict(images, predictor.head)
+    np.testing.assert_array_equal(rows, predictor.predict(images))
+    assert other.head is None
+    with pytest.raises(ValueError, match="made with another backbone than that of 'tiny'"):
+        other.predict(images, predictor.head._replace(backbone_sha256="0" * 64))
+
+
 def test_a_saved_head_goes_on(bundle, predictor, drawings, tmp_path):
     predictor.save(tmp_path / "head.npz")
     again = Predictor(bundle, tmp_path / "head.npz", steps=200)
@@ -107,6 +129,101 @@ def test_files_pillow_images_and_arrays_are_the_same_images(predictor, drawings,
     picture.save(tmp_path / "grey.png")
     rows = predictor.predict([array, picture, tmp_path / "grey.png", str(tmp_path / "grey.png")])
     np.testing.assert_allclose(rows, np.repeat(rows[:1], 4, axis=0), atol=1e-6)
+
+
+def test_one_image_is_enough_and_any_iterable_will_do(predictor, drawings, tmp_path, monkeypatch):
+    array = drawings["grey"][0]
+    picture = Image.fromarray(array.squeeze())
+    picture.save(tmp_path / "cat.jpg", quality=100)
+    picture.save(tmp_path / "cat.png")
+    monkeypatch.chdir(tmp_path)
+    expected = predictor.predict(array[np.newaxis])
+    for one in ("cat.png", tmp_path / "cat.png", picture, array, array[..., 0]):
+        np.testing.assert_array_equal(predictor.predict(one), expected)
+    assert predictor.predict("cat.jpg").shape == (1, 3)
+    mixed = ["cat.png", tmp_path / "cat.png", picture, array, array.squeeze(), array.tolist()]
+    for many in (
+        mixed,
+        tuple(mixed),
+        (image for image in mixed),
+        np.array(["cat.png"] * 6),
+        np.repeat(array[np.newaxis], 6, axis=0),
+        np.repeat(array[np.newaxis, ..., 0], 6, axis=0),
+        [array.tolist()] * 6,
+        dict.fromkeys(range(6), "cat.png").values(),
+    ):
+        rows = predictor.predict(many)
+        np.testing.assert_allclose(rows, np.repeat(expected, 6, axis=0), atol=1e-6)
+
+
+def test_a_class_is_learned_from_one_file_or_a_generator(bundle, drawings, tmp_path):
+    pictures = {name: Image.fromarray(images[0, ..., 0]) for name, images in drawings.items()}
+    pictures["dark"].save(tmp_path / "dark.png")
+    predictor = Predictor(bundle, steps=200)
+    predictor.add_class("dark", tmp_path / "dark.png")
+    predictor.add_class("grey", (picture for picture in [pictures["grey"]]))
+    predictor.add_class("light", pictures["light"])
+    assert predictor.counts == {"dark": 1, "grey": 1, "light": 1}
+    again = Predictor(bundle, steps=200)
+    again.learn((picture for picture in pictures.values()), iter(pictures))
+    assert_same_head(again.head, predictor.head)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ({"cat": "cat.jpg"}, "one or a list of them. Received: {'cat': 'cat.jpg'}"),
+        (b"\xff\xd8", "one or a list of them"),
+        (7, "one or a list of them. Received: 7"),
+        ([None], "An image is a file, a Pillow image or an array. Received: None"),
+        ([np.zeros((28, 28), np.uint8), 7], "An image is a file, .* Received: 7"),
+        (np.uint8(7), "must have axes"),
+        (".", "is a folder. Expected the file of an image"),
+        (np.ones((28, 28, 1), bool), "bool .* multiply by np.uint8"),
+        ([np.ones((28, 28, 1), bool), np.zeros((28, 28, 1), np.uint8)], "Received: a bool array"),
+        (np.full((28, 28), 300, np.uint16), "image must lie in 0..255. Received: uint16"),
+    ],
+)
+def test_what_is_no_image_is_refused(predictor, images, message):
+    with pytest.raises(ValueError, match=message):
+        predictor.predict(images)
+
+
+def test_integer_labels_are_columns_in_the_order_of_the_numbers(bundle, drawings, tmp_path):
+    images = np.repeat(drawings["dark"][:1], 12, axis=0)
+    predictor = Predictor(bundle)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # equal images: the loss cannot fall
+        for labels in (np.arange(12)[::-1], np.arange(12.0), [str(n) for n in range(12)]):
+            predictor.learn(images, labels)
+            assert predictor.names == tuple(str(n) for n in range(12))
+        predictor.remove_class(5)
+    predictor.save(tmp_path / "head.npz")
+    assert Predictor(bundle, tmp_path / "head.npz").names[4:7] == ("4", "6", "7")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            np.eye(3)[[0, 1, 2]],
+            r"\[3, 3\]. Turn one-hot rows into numbers: labels.argmax",
+        ),
+        ([[1, 0], [0, 1], [0, 1]], r"Received: \[3, 2\]. Turn one-hot rows into numbers"),
+        (np.array([[0], [1], [1]]), r"Received: \[3, 1\]. Take the axis away: labels.ravel\(\)"),
+        ([["a"], ["b"], ["b"]], r"Received: \[3, 1\]. Take the axis away"),
+        (["a", None, "b"], "must have a label. Received: None for image 1"),
+        (["a", "b", float("nan")], "must have a label. Received: nan for image 2"),
+        (np.array([0, np.nan, 1]), "must have a label. Received: nan for image 1"),
+        (["a", "", "b"], "must have a label. Received: '' for image 1"),
+        ("abc", "a list with a name for each image. Received: 'abc'"),
+    ],
+)
+def test_labels_that_name_no_class_are_refused(predictor, drawings, labels, message):
+    head = predictor.head
+    with pytest.raises(ValueError, match=message):
+        predictor.learn(drawings["dark"], labels)
+    assert predictor.head is head
 
 
 def test_any_number_of_images_is_named(predictor, drawings):

@@ -36,3 +36,33 @@ def test_scalars_stay_scalars():
 def test_what_does_not_fit_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         bind(PAIR, values)
+
+
+IMAGES = SIGNATURES["features"]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.full((1, 28, 28, 1), 300, np.uint16), r"image must lie in 0..255. Received: uint16"),
+        (np.full((1, 28, 28, 1), 300, np.uint16), r"upper byte of 16-bit pixels: \(x >> 8\)"),
+        (np.full((1, 28, 28, 1), -1), r"image must lie in 0..255. Received: int64 from -1 to -1"),
+        (np.ones((1, 28, 28, 1), bool), r"Received: bool .* Pixels are 0 to 255: multiply"),
+        (np.ones((1, 28, 28, 1)), r"image must be uint8 .* round them and convert them to uint8"),
+    ],
+)
+def test_pixels_that_would_change_are_refused(image, message):
+    with pytest.raises(ValueError, match=message):
+        bind(IMAGES, {"image": image})
+
+
+def test_pixels_of_a_wider_dtype_are_taken_where_they_are_bytes():
+    for dtype in (np.uint16, np.int64):
+        image = np.full((1, 28, 28, 1), 255, dtype)
+        assert bind(IMAGES, {"image": image})["image"].max() == 255
+
+
+def test_labels_that_would_wrap_are_refused():
+    labels = np.array([0, 2**32])
+    with pytest.raises(ValueError, match=r"y must lie in -2147483648..2147483647. Received: int64"):
+        bind(PAIR, {"x": np.zeros((2, 3)), "y": labels})

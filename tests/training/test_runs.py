@@ -179,7 +179,7 @@ def test_evaluation_agrees_with_keras_on_the_same_episodes(run, tree):
 
 
 def test_evaluation_reports_the_keys_of_the_contract_and_keeps_them(run, tree):
-    figures = evaluate_path(run, tree, {"episodes": 4})
+    figures = evaluate_path(run, tree, overrides={"episodes": 4})
     assert figures.keys() >= {
         *("accuracy", "ci95", "episodes", "ways", "shots", "queries", "inner_steps", "norm"),
         *("split", "runtime", "accuracy_before_adaptation", "seed"),
@@ -189,7 +189,9 @@ def test_evaluation_reports_the_keys_of_the_contract_and_keeps_them(run, tree):
 
 
 def test_evaluation_learns_other_ways_and_shots_than_trained(run, tree):
-    figures = evaluate_path(run, tree, {"episodes": 3, "ways": 2, "shots": 4, "inner_steps": 9})
+    figures = evaluate_path(
+        run, tree, overrides={"episodes": 3, "ways": 2, "shots": 4, "inner_steps": 9}
+    )
     assert (figures["ways"], figures["shots"], figures["inner_steps"]) == (2, 4, 9)
 
 
@@ -198,7 +200,7 @@ def test_a_bundle_scores_as_its_run_on_the_same_episodes(run, tree, tmp_path):
 
     export_bundle(run, tmp_path / "bundle")
     figures = {
-        runtime: evaluate_path(path, tree, {"episodes": 20}, runtime=runtime)
+        runtime: evaluate_path(path, tree, overrides={"episodes": 20}, runtime=runtime)
         for runtime, path in (
             ("keras", run),
             ("onnx", tmp_path / "bundle"),
@@ -239,7 +241,7 @@ def test_training_learns_to_adapt_to_its_classes(tree, tmp_path):
         "model.inner_lr=20",
     )
     training.train(recipe, tmp_path / "run", tree)
-    figures = evaluate_path(tmp_path / "run", tree, {"episodes": 50}, split="train")
+    figures = evaluate_path(tmp_path / "run", tree, overrides={"episodes": 50}, split="train")
     assert figures["accuracy_before_adaptation"] == pytest.approx(1 / 3)
     assert figures["accuracy"] - figures["ci95"] > 0.7
 

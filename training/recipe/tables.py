@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from anil_tf.datasets.images import ClassImages, Shape
+from anil_tf.datasets.images import ClassImages
 from anil_tf.datasets.load import load_folder, load_tfds
+from anil_tf.datasets.pictures import Shape
 from anil_tf.datasets.splits import SplitRule
 from anil_tf.export.signatures import MAX_STEPS
 
@@ -109,8 +110,17 @@ class BackboneTable(Table):
         """The Keras model.
 
         Raises:
-            ValueError: There is no backbone of that name, or it takes no such argument.
+            FileNotFoundError: There is no file of weights.
+            ValueError: There is no backbone of that name, or it does not take these arguments.
         """
+        try:
+            return self._build(tuple(input_shape))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"model.backbone: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"model.backbone: {error}") from error
+
+    def _build(self, input_shape: tuple[int, ...]) -> Any:
         from anil_tf import backbones  # imports TensorFlow
 
         function = backbones.find(self.name)
@@ -118,10 +128,10 @@ class BackboneTable(Table):
         known = inspect.signature(function).parameters
         if unknown := options.keys() - known:
             raise ValueError(
-                f"Backbone {self.name!r} takes no {', '.join(sorted(unknown))}. "
+                f"{self.name!r} takes no {', '.join(sorted(unknown))}. "
                 f"It takes {', '.join(list(known)[1:])}"
             )
-        return function(tuple(input_shape), **options)
+        return function(input_shape, **options)
 
 
 class ModelTable(Table):

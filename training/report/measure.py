@@ -92,7 +92,8 @@ def evaluate_with(
 ) -> dict[str, Any]:
     """The recipe's evaluation with some of its sizes replaced; see `evaluate_episodes`."""
     steps = tested.steps if steps is None else steps
-    return evaluate_episodes(tested.runtime, tested.sampler(None, **protocol), episodes, steps)
+    sampler = tested.sampler(None, **protocol)
+    return evaluate_episodes(tested.runtime, sampler, episodes, inner_steps=steps)
 
 
 def sweep_shots(tested: FinishedRun, episodes: int) -> list[dict[str, Any]]:
@@ -140,7 +141,7 @@ def waves(tested: FinishedRun) -> list[dict[str, Sequence[float]]]:
     drawn = []
     for index in range(SHOWN_EPISODES):
         episode = sampler.episode(index)
-        before, after = tested.runtime.answer(episode, 1, tested.steps)
+        before, after = tested.runtime.adapt_and_predict(episode, 1, tested.steps)
         order = np.argsort(episode["query_x"][:, 0])
         columns = {
             "x": episode["query_x"], "y": episode["query_y"], "before": before, "after": after

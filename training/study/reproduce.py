@@ -173,7 +173,7 @@ def run_stage(run: Path, recipe: Recipe, stage: Stage, data_dir: Path | None) ->
             evaluate_path(run, data_dir, nil=nil)
     for steps in stage.test_steps:
         if directory.find_evaluation(inner_steps=steps) is None:
-            evaluate_path(run, data_dir, {"inner_steps": steps})
+            evaluate_path(run, data_dir, overrides={"inner_steps": steps})
     if stage.analysed and not directory.analysis_file.is_file():
         analyze(run, data_dir)
 

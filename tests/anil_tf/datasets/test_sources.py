@@ -8,13 +8,16 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from anil_tf.datasets import pictures
 from anil_tf.datasets.folder import list_classes, read_classes, read_image
-from anil_tf.datasets.images import ClassImages, to_array
+from anil_tf.datasets.images import ClassImages
 from anil_tf.datasets.load import load_folder, load_tfds
+from anil_tf.datasets.pictures import order_names, to_array
 from anil_tf.datasets.splits import SPLITS, SplitRule, csv_split, random_split
 from examples import omniglot_split
 
 SHAPE = (8, 8, 3)
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"  # how such a file begins
 
 
 def write_tree(root: Path, classes: dict[str, int]) -> Path:
@@ -55,11 +58,89 @@ class TestFolder:
         root = write_tree(tmp_path / "tree", {"ant": 2, "bee": 3})
         (root / "notes.txt").write_text("not a class")
         (root / "bee" / "notes.txt").write_text("not an image")
-        classes = read_classes(list_classes(root), SHAPE)
+        with pytest.warns(UserWarning, match=r"no picture: 1 \(bee/notes.txt\)"):
+            classes = read_classes(list_classes(root), SHAPE)
         assert classes.names == ("ant", "bee")
         assert classes.images.dtype == np.uint8
         assert classes.of(1).shape == (3, *SHAPE)
         np.testing.assert_array_equal(classes.of(1), 10)
+
+    def test_what_pillow_reads_is_read_by_suffix_or_content(self, tmp_path):
+        folder = write_tree(tmp_path / "tree", {"ant": 1}) / "ant"
+        picture = Image.open(folder / "0.png").convert("RGB")
+        for name, kind in (
+            ("a.tif", "TIFF"),
+            ("b.jfif", "JPEG"),
+            ("c.JPE", "JPEG"),
+            ("d.jp2", "JPEG2000"),
+            ("without_suffix", "JPEG"),
+            ("IMG.0001", "PNG"),
+            ("named.png", "WEBP"),
+        ):
+            picture.save(folder / name, kind)
+        classes = read_classes(list_classes(tmp_path / "tree"), SHAPE)
+        assert classes.of(0).shape == (8, *SHAPE)
+
+    def test_files_left_out_are_counted_with_the_reason(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(pictures, "register_heic", lambda: False)
+        root = write_tree(tmp_path / "tree", {"ant": 1, "bee": 1})
+        write_tree(root / "bee" / "more", {"lower": 4})
+        (root / "ant" / "a.heic").write_bytes(HEIC)
+        (root / "bee" / "b.HEIC").write_bytes(HEIC)
+        (root / "bee" / "notes.txt").write_text("not an image")
+        (root / "over.jpg").write_bytes(b"")
+        with pytest.warns(UserWarning) as caught:
+            classes = list_classes(root)
+        assert [len(files) for files in classes.values()] == [1, 1]
+        (warning,) = caught
+        assert str(warning.message) == (
+            f"Left out 8 files of {root}: "
+            "HEIC, which needs pip install pillow-heif: 2 (ant/a.heic, ...); "
+            "in a folder below a class: 4 (bee/more/lower/0.png, ...); "
+            "no picture: 1 (bee/notes.txt); "
+            "beside the class folders: 1 (over.jpg)"
+        )
+
+    def test_leftovers_of_a_mac_and_of_windows_are_not_mentioned(self, tmp_path):
+        root = write_tree(tmp_path / "tree", {"ant": 1, "bee": 1, "__MACOSX": 2, ".git": 1})
+        for name in ("._0.png", ".DS_Store", "Thumbs.db", "desktop.ini"):
+            (root / "ant" / name).write_bytes(b"\0\5\26\7")
+        assert {name: len(files) for name, files in list_classes(root).items()} == {
+            "ant": 1,
+            "bee": 1,
+        }
+
+    def test_a_class_of_pictures_that_cannot_be_read_says_why(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(pictures, "register_heic", lambda: False)
+        root = write_tree(tmp_path / "tree", {"ant": 1, "bee": 0})
+        (root / "bee" / "a.heic").write_bytes(HEIC)
+        (root / "ant" / "notes.txt").write_text("of another class")
+        with pytest.raises(ValueError, match=r"class 'bee' has no images in .* Left out 1 file of"):
+            list_classes(root)
+        with pytest.raises(ValueError, match=r"HEIC, which needs pip install pillow-heif"):
+            list_classes(root)
+
+    def test_heic_under_the_name_of_jpeg_is_told(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(pictures, "register_heic", lambda: False)
+        (tmp_path / "a.jpg").write_bytes(HEIC)
+        with pytest.raises(ValueError, match=r"a\.jpg is not .* needs pip install pillow-heif"):
+            read_image(tmp_path / "a.jpg", SHAPE)
+
+    def test_heic_is_read_where_pillow_heif_is_installed(self, tmp_path):
+        heif = pytest.importorskip("pillow_heif")
+        root = write_tree(tmp_path / "tree", {"ant": 0})
+        picture = Image.new("RGB", (64, 32), (200, 100, 50))
+        picture.paste((0, 0, 0), (0, 0, 32, 32))
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        heif.from_pillow(picture).save(root / "ant" / "a.heic", quality=95, exif=exif.tobytes())
+        heif.from_pillow(picture).save(root / "ant" / "without_suffix", quality=95)
+        turned, plain = read_classes(list_classes(root), (32, 64, 3)).of(0).astype(int)
+        np.testing.assert_allclose(plain[:, 40:], 32 * [24 * [[200, 100, 50]]], atol=4)
+        np.testing.assert_allclose(turned[:14], 14 * [64 * [[0, 0, 0]]], atol=8)  # above, not left
+        (root / "ant" / "broken.heic").write_bytes(HEIC)
+        with pytest.raises(ValueError, match=r"broken\.heic is not an image that decodes"):
+            read_classes(list_classes(root), SHAPE)
 
     def test_a_file_that_does_not_decode_is_named(self, tmp_path):
         path = tmp_path / "broken.png"
@@ -91,6 +172,14 @@ class TestFolder:
             "train": ("ant",),
             "test": ("cat",),
         }
+
+    def test_what_split_folders_leave_out_is_one_warning(self, tmp_path):
+        for split, name in zip(SPLITS, ("ant", "bee", "cat"), strict=True):
+            write_tree(tmp_path / split, {name: 2})
+            (tmp_path / split / name / "notes.txt").write_text("not an image")
+        with pytest.warns(UserWarning, match="Left out 1 .*train.*Left out 1 .*test") as seen:
+            load_folder(tmp_path, ("train",), SHAPE, SplitRule())
+        assert len(seen) == 1
 
     def test_a_class_in_two_split_folders_is_refused(self, tmp_path):
         for split, name in zip(SPLITS, ("ant", "bee", "ant"), strict=True):
@@ -162,3 +251,9 @@ def test_the_vinyals_split_becomes_class_lists_in_the_names_of_tfds(tmp_path):
     run = CliRunner().invoke(omniglot_split.main, [str(tmp_path), str(tmp_path / "lists")])
     assert run.exit_code == 0 and "train: 2 characters" in run.output
     assert (tmp_path / "lists/val.csv").read_text().split() == ["label", "Braille_0", "Braille_25"]
+
+
+class TestNames:
+    def test_numbers_are_in_their_order_and_text_in_its_own(self):
+        assert order_names(["10", "2", "0", "-1", "1"]) == ["-1", "0", "1", "2", "10"]
+        assert order_names(["10", "2", "a"]) == ["10", "2", "a"]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from anil_tf.support.quiet import native_notes_kept
+from anil_tf.support.quiet import stderr_suppressed
 
 
 def test_tensorflow_is_imported_without_a_word():
@@ -22,7 +22,7 @@ def test_tensorflow_is_imported_without_a_word():
 
 @pytest.mark.parametrize(("error", "shown"), [(ValueError, ""), (KeyError, "a note\n")])
 def test_a_fault_shows_what_was_said_and_a_mistake_does_not(capfd, error, shown):
-    with pytest.raises(error), native_notes_kept():
+    with pytest.raises(error), stderr_suppressed():
         os.write(2, b"a note\n")
         raise error
     assert capfd.readouterr().err == shown

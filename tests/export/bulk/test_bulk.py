@@ -21,8 +21,11 @@ pa = pytest.importorskip("pyarrow")
 import pyarrow.compute as pc  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
+from anil_tf.export import adapt_many  # noqa: E402
+from anil_tf.export.bulk import fit  # noqa: E402
 from anil_tf.export.bulk import run as bulk  # noqa: E402
 from anil_tf.export.bulk.task_table import Tasks  # noqa: E402
+from anil_tf.support import files  # noqa: E402
 
 SIZE = 64
 
@@ -80,7 +83,7 @@ def fit_here(bundle, tasks, output, steps=None):
     """The same in this process, without workers to wait for."""
     job, chunks = bulk.prepare(bundle, tasks, output, None, steps)
     for chunk in chunks:
-        bulk.fit_chunk(job, chunk)
+        fit.fit_chunk(job, chunk)
     return pq.read_table(output / "heads"), pq.read_table(output / "errors")
 
 
@@ -161,6 +164,16 @@ def test_images_go_through_the_backbone(bundle, runtime, images, tmp_path):
     assert_same_as_one_by_one(heads, tasks, runtime)
 
 
+def test_a_task_with_pixels_that_are_no_bytes_is_named(bundle, images, tmp_path):
+    numbers = images[:6].reshape(3, -1).astype(int).tolist()
+    numbers[1][5] = 300
+    table = {"task": [7, 8, 9], "labels": [[0, 1]] * 3, "images": numbers}
+    pq.write_table(pa.table(table), tmp_path / "tasks.parquet")
+    heads, errors = fit_here(bundle, tmp_path / "tasks.parquet", tmp_path / "out")
+    assert heads["task"].to_pylist() == [7, 9]
+    assert errors["reason"].to_pylist() == ["a pixel is not in 0..255"]
+
+
 def test_data_with_one_axis_go_through_the_backbone_too(runtime, images):
     flat = types.SimpleNamespace(
         features=lambda rows: runtime.features(rows.reshape(-1, 28, 28, 1)),
@@ -171,7 +184,7 @@ def test_data_with_one_axis_go_through_the_backbone_too(runtime, images):
     tasks = Tasks(
         pa.array([1]), np.array([12]), np.array([3]), labels, images.reshape(12, -1), "images"
     )
-    heads, _ = bulk._fit(tasks, flat, bulk.Job("", "", runtime.inner_lr, runtime.inner_steps))
+    heads, _ = fit._fit(tasks, flat, fit.Job("", "", runtime.inner_lr, runtime.inner_steps))
     assert_same_as_one_by_one(heads, [(1, runtime.features(images), labels)], runtime, 3)
 
 
@@ -225,6 +238,32 @@ def test_what_is_missing_is_named_too(bundle, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_missing_between_others_does_not_move_them(bundle, runtime, tmp_path, layout):
+    tasks = make_tasks(9)
+    path = write_tasks(tmp_path / "tasks.parquet", tasks, layout)
+    table, schema = pq.read_table(path).to_pylist(), pq.read_schema(path)
+    table[2]["labels"], table[5]["features"] = None, None
+    pq.write_table(pa.Table.from_pylist(table, schema), path)
+    heads, errors = fit_here(bundle, path, tmp_path / "out")
+    assert errors["reason"].to_pylist() == ["labels is null", "features is null"]
+    good = [task for index, task in enumerate(tasks) if index not in (2, 5)]
+    assert_same_as_one_by_one(heads, good, runtime)
+
+
+@pytest.mark.parametrize("pixel", [-1, 256, None])
+def test_a_number_that_is_no_pixel_is_refused_and_the_other_tasks_are_not(
+    bundle, images, tmp_path, pixel
+):
+    numbers = [images[:2].ravel().tolist(), images[2:4].ravel().tolist()]
+    numbers[0][5] = pixel
+    table = pa.table({"task": [1, 2], "labels": [[0, 1], [1, 0]], "images": numbers})
+    pq.write_table(table, tmp_path / "tasks.parquet")
+    heads, errors = fit_here(bundle, tmp_path / "tasks.parquet", tmp_path / "out")
+    assert errors.to_pylist() == [{"task": 1, "reason": "a pixel is not in 0..255"}]
+    assert heads["task"].to_pylist() == [2]
+
+
 def test_heads_that_may_be_wrong_are_counted_those_of_before_too(bundle, tmp_path):
     tasks, output = make_tasks(40), tmp_path / "out"
     lost = [labels for *_, labels in tasks if len({*labels} & {*range(5)}) < 5]
@@ -258,27 +297,54 @@ def test_a_run_over_several_files_goes_on_where_it_stopped(bundle, tmp_path):
     output = tmp_path / "stopped"
     job, chunks = bulk.prepare(bundle, tmp_path / "tasks", output, None, None)
     for chunk in chunks[:3]:
-        bulk.fit_chunk(job, chunk)
+        fit.fit_chunk(job, chunk)
     kept = {path: path.stat().st_mtime_ns for path in (output / "heads").iterdir()}
-    (output / "heads" / ".part-00001-00000.parquet.1.tmp").write_bytes(b"half a part")
+    half = output / "heads" / f".part-00001-00000.1{files._PART}.parquet"  # a killed worker's
+    half.write_bytes(b"half a part")
     (output / "notes").mkdir()
     (output / "notes" / ".draft.tmp").write_text("the user's own")
     figures = tmp_path / "figures.json"
     continued, _ = run(bundle, tmp_path / "tasks", output, "--workers", 1, "--json", figures)
     assert continued.equals(whole)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
-    assert [path.name for path in output.rglob("*.tmp")] == [".draft.tmp"]
+    assert [path.name for path in output.rglob(".*")] == [".draft.tmp"]
     written = json.loads(figures.read_text())
     assert (written["heads"], written["heads_from_before"], written["errors"]) == (96, 48, 0)
+
+
+def test_a_job_is_run_from_python(bundle, tmp_path):
+    path = write_tasks(tmp_path / "tasks.parquet", make_tasks(5))
+    whole, _ = fit_here(bundle, path, tmp_path / "whole", steps=3)
+    summary = adapt_many(bundle, path, tmp_path / "out", steps=3, workers=1)
+    assert pq.read_table(tmp_path / "out" / "heads").equals(whole)
+    assert (summary.heads, summary.heads_from_before, summary.errors) == (5, 0, 0)
+    again = adapt_many(bundle, path, tmp_path / "out", steps=3, workers=1)
+    assert (again.heads, again.heads_from_before) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runner": "abacus"}, "runner must be 'local' or 'ray'. Received: 'abacus'"),
+        ({"workers": 0}, "workers must be at least 1. Received: workers=0"),
+    ],
+)
+def test_a_job_that_nobody_can_run_is_refused_before_anything_is_written(
+    bundle, tmp_path, options, message
+):
+    path = write_tasks(tmp_path / "tasks.parquet", make_tasks(1))
+    with pytest.raises(ValueError, match=message):
+        adapt_many(bundle, path, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_finished_chunk_is_not_done_again(bundle, tmp_path):
     path = write_tasks(tmp_path / "tasks.parquet", make_tasks(5))
     job, (chunk,) = bulk.prepare(bundle, path, tmp_path / "out", None, None)
-    done = bulk.fit_chunk(job, chunk)
+    done = fit.fit_chunk(job, chunk)
     part = tmp_path / "out" / "heads" / chunk.part
     written = part.stat().st_ino, part.stat().st_mtime_ns
-    assert bulk.fit_chunk(job, chunk) == done and done[:2] == (5, 0)
+    assert fit.fit_chunk(job, chunk) == done and done[:2] == (5, 0)
     assert (part.stat().st_ino, part.stat().st_mtime_ns) == written
 
 
@@ -329,7 +395,7 @@ def test_whoever_is_killed_the_output_is_the_same(bundle, tmp_path, victims):
     else:
         assert process.returncode == 0
     assert pq.read_table(heads).equals(whole)
-    assert not list(output.rglob("*.tmp"))
+    assert not list(output.rglob(".*"))
 
 
 def with_no_complaint(function, *arguments):
@@ -407,9 +473,9 @@ def test_the_command_needs_no_tensorflow(bundle, tmp_path):
     path = write_tasks(tmp_path / "tasks.parquet", make_tasks(3))
     program = (
         "import sys; from pathlib import Path; "
-        "from anil_tf.export.bulk import run as bulk, runners; "
+        "from anil_tf.export.bulk import fit, run as bulk, runners; "
         f"job, chunks = bulk.prepare(Path({str(bundle)!r}), Path({str(path)!r}), "
-        f"Path({str(tmp_path / 'out')!r}), None, None); bulk.fit_chunk(job, chunks[0]); "
+        f"Path({str(tmp_path / 'out')!r}), None, None); fit.fit_chunk(job, chunks[0]); "
         "print({'tensorflow', 'keras', 'ray'} & set(sys.modules))"
     )
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

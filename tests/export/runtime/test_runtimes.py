@@ -1,14 +1,15 @@
 """Every runtime computes the five functions as the float64 reference does."""
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from anil_tf.export.runtime import open_bundle
+from anil_tf.export.runtime import open_bundle, registry
 from anil_tf.export.verify import reference
-from anil_tf.export.verify.episodes import Verification
+from anil_tf.export.verify.episodes import ReferenceEpisodes
 
 STATIC = ["litert_compiled", "litert_static", "litert_web_chromium"]
 DYNAMIC = ["litert", "onnx", "onnx_web_chromium", "onnx_web_node", "saved_model"]
@@ -24,7 +25,7 @@ def open_or_skip(bundle, name):
 
 
 @pytest.fixture(scope="module", params=RUNTIMES)
-def runtime(request, bundle):
+def runtime(request, bundle, more_runtimes):
     return open_or_skip(bundle, request.param)
 
 
@@ -46,7 +47,7 @@ def assert_same_adaptation(actual, expected):
 
 
 def test_features_are_those_of_the_backbone_in_float64(runtime, bundle):
-    episodes = Verification.read(bundle)
+    episodes = ReferenceEpisodes.read(bundle)
     features = runtime.features(episodes.support_image[0])
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, episodes.support_features[0], rtol=1e-5, atol=1e-5)
@@ -107,7 +108,7 @@ def test_padding_alone_changes_nothing(runtime):
 
 
 @pytest.mark.parametrize("name", DYNAMIC)
-def test_adapt_takes_features_of_any_size(bundle, name):
+def test_adapt_takes_features_of_any_size(bundle, more_runtimes, name):
     rng = np.random.default_rng(1)
     inputs = (
         rng.normal(0, 0.3, (4, 11)).astype(np.float32),
@@ -163,7 +164,7 @@ def test_predict_follows_the_reference(runtime):
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_a_per_class_head_gives_its_first_columns(per_class_bundle, name):
+def test_a_per_class_head_gives_its_first_columns(per_class_bundle, more_runtimes, name):
     runtime = open_or_skip(per_class_bundle, name)
     kernel, bias = runtime.initial_head(5)
     fewer_columns, fewer_biases = runtime.initial_head(3)
@@ -172,7 +173,9 @@ def test_a_per_class_head_gives_its_first_columns(per_class_bundle, name):
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_a_per_class_head_refuses_more_classes_than_it_was_trained_with(per_class_bundle, name):
+def test_a_per_class_head_refuses_more_classes_than_it_was_trained_with(
+    per_class_bundle, more_runtimes, name
+):
     with pytest.raises(ValueError, match="each of 5 classes. Received: ways=6"):
         open_or_skip(per_class_bundle, name).initial_head(6)
 
@@ -198,6 +201,34 @@ def test_images_are_not_cast_to_bytes(runtime, images):
     message = r"image must be uint8 \[batch, 28, 28, 1\]. Received: float64 \[12, 28, 28, 1\]"
     with pytest.raises(ValueError, match=message):
         runtime.features(images / 255)
+
+
+def test_the_registry_knows_the_files_that_each_runtime_reads(bundle, more_runtimes):
+    for name, entry in registry.RUNTIMES.items():
+        runtime = open_or_skip(bundle, name)
+        assert (runtime.name, runtime.files) == (name, entry.files)
+
+
+def test_a_runtime_says_which_file_a_bundle_lacks(bundle, copy_of):
+    from anil_tf.export.runtime.onnx import OnnxRuntime
+
+    copy = copy_of(bundle)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["files"]["onnx/adapt.onnx"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="without onnx: it has no onnx/adapt.onnx"):
+        OnnxRuntime(copy)
+
+
+def test_an_episode_is_adapted_to_and_predicted_from_its_images(runtime, images):
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    episode = {"support_x": images[:6], "support_y": labels, "query_x": images[6:10]}
+    before, after = runtime.adapt_and_predict(episode, ways=3, steps=5)
+    support, query = runtime.features(images[:6]), runtime.features(images[6:10])
+    kernel, bias = runtime.initial_head(3)
+    adapted = reference.adapt(support, labels, kernel, bias, runtime.inner_lr, 5)
+    np.testing.assert_allclose(before, query @ kernel + bias, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(after, query @ adapted.kernel + adapted.bias, rtol=1e-4, atol=1e-5)
 
 
 def test_an_unknown_runtime_is_refused(bundle):

@@ -1,15 +1,13 @@
 """A server for the tests: TensorFlow Serving where there is one, the same contract elsewhere."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from anil_tf.export.manifest import Manifest, read_manifest
-
-RAN: list[str] = []
 
 
 class Served(NamedTuple):
@@ -20,13 +18,8 @@ class Served(NamedTuple):
     urls: dict[str, str]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if RAN:
-        terminalreporter.write_line(f"serving tests ran against: {RAN[0]}")
-
-
 @pytest.fixture(scope="session")
-def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+def served(request: pytest.FixtureRequest, remark: Callable[[str], None]) -> Iterator[Served]:
     """A server with a bundle.
 
     `TF_SERVING_URL` (one URL, or the gRPC and the REST one with a space between) and
@@ -37,14 +30,14 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
 
     if urls := os.environ.get("TF_SERVING_URL"):
         bundle = Path(os.environ["TF_SERVING_BUNDLE"])
-        RAN.append(f"the server at {urls}")
+        remark(f"serving tests ran against: the server at {urls}")
         by_protocol = {url.partition(":")[0].removesuffix("s"): url for url in urls.split()}
         yield Served(bundle, read_manifest(bundle), by_protocol)
         return
     bundle = request.getfixturevalue("bundle")
     manifest = read_manifest(bundle)
     with serve_bundle(served_name(manifest.name), bundle) as (what, urls):
-        RAN.append(what)
+        remark(f"serving tests ran against: {what}")
         yield Served(bundle, manifest, urls)
 
 

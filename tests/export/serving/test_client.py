@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import grpc
 import numpy as np
 import pytest
+from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from anil_tf.export.client import FewShotClient
@@ -50,6 +51,17 @@ def test_predict_gives_the_probabilities_of_offline(client, offline, images):
     head = client.learn(images[:6], LABELS)
     _, expected = offline.predict(offline.features(images[6:]), head.kernel, head.bias)
     np.testing.assert_allclose(client.predict(images[6:], head), expected, **CLOSE)
+
+
+def test_files_pillow_images_and_one_array_are_images_too(client, images, tmp_path):
+    head = client.learn((image for image in images[:6]), LABELS)
+    picture = Image.fromarray(images[6].squeeze())
+    picture.save(tmp_path / "cat.png")
+    expected = client.predict(images[6:7], head)
+    for one in (tmp_path / "cat.png", str(tmp_path / "cat.png"), picture, images[6]):
+        np.testing.assert_allclose(client.predict(one, head), expected, **CLOSE)
+    at_once = client.learn_and_predict(list(images[:6]), LABELS, picture)
+    np.testing.assert_allclose(at_once, expected, **CLOSE)
 
 
 def test_one_call_learns_and_predicts(client, images):
@@ -94,6 +106,11 @@ def test_steps_and_rate_can_be_chosen(client, offline, images):
         ({"labels": [0, 1]}, "features and labels must agree in rows"),
         ({"labels": [0] * 6}, "ways must be at least 2. Received: ways=1"),
         ({"labels": [-1] * 6, "names": ["a", "b"]}, r"at least one image of 'a'"),
+        ({"labels": np.eye(3)[[0, 1, 2, 0, 1, 2]]}, r"Turn one-hot rows into numbers"),
+        ({"labels": LABELS[:, np.newaxis]}, r"Take the axis away: labels.ravel\(\)"),
+        ({"labels": list("aabbcc")}, "labels must be whole numbers from 0"),
+        ({"labels": LABELS + 2**33, "names": ["a", "b"]}, r"at least one image of 'a'"),
+        ({"images": np.full((6, 28, 28, 1), 300, np.uint16)}, "image must lie in 0..255"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_the_client(client, images, change, message):
@@ -345,6 +362,20 @@ def test_a_server_that_is_not_there_is_unavailable(served, scheme):
         with pytest.raises(ServingError) as failure:
             client.call("initial_head", ways=2)
     assert failure.value.code == "UNAVAILABLE"
+
+
+def test_a_client_opens_a_manifest_by_its_path_or_a_folder(served):
+    for path in (served.bundle, served.bundle / "manifest.json", str(served.bundle)):
+        with FewShotClient("http://localhost:1", path) as client:
+            assert client.manifest == served.manifest
+
+
+def test_a_path_without_a_manifest_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="manifest.json"):
+        FewShotClient("http://localhost:1", tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not a valid manifest"):
+        FewShotClient("http://localhost:1", tmp_path)
 
 
 @pytest.mark.parametrize("url", ["localhost:8500", "ftp://localhost", "grpc://", ""])

@@ -43,11 +43,12 @@ def test_a_user_teaches_a_server_classes_and_has_images_named(served, example, t
 
 
 def test_the_tasks_that_are_written_can_be_learned(bundle, example, tmp_path):
+    from anil_tf.export.bulk import fit
     from anil_tf.export.bulk import run as bulk
 
     example("make_tasks.py", bundle, "tasks.parquet", "--tasks", 20)
     job, (chunk,) = bulk.prepare(bundle, tmp_path / "tasks.parquet", tmp_path / "out", None, None)
-    assert bulk.fit_chunk(job, chunk)[:2] == (20, 0)
+    assert fit.fit_chunk(job, chunk)[:2] == (20, 0)
     assert pq.read_table(tmp_path / "out" / "heads")["task"][19].as_py() == "user-19"
 
 

@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -100,6 +101,19 @@ def test_a_head_of_another_backbone_is_refused(store, manifest):
         store.get("user")
 
 
+def test_threads_that_put_the_same_key_leave_one_whole_head(tmp_path, manifest):
+    store = FolderStore(tmp_path / "heads", manifest)
+    heads = [make_head(manifest, seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(10):
+            list(pool.map(lambda head: store.put("user", head), heads))
+    kernel = store.get("user").kernel
+    assert any(np.array_equal(kernel, head.kernel) for head in heads)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [
+        store.path("user").name
+    ]
+
+
 def test_files_stay_in_the_folder(tmp_path, manifest):
     store = FolderStore(tmp_path / "heads", manifest)
     for key in KEYS:
@@ -113,11 +127,11 @@ def test_a_failure_while_writing_leaves_the_old_head(tmp_path, manifest, monkeyp
     store = FolderStore(tmp_path, manifest)
     store.put("user", make_head(manifest, 1))
 
-    def fail(head, path):
-        path.write_bytes(b"half")
+    def fail(file, **arrays):
+        file.write(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(Head, "write", fail)
+    monkeypatch.setattr(np, "savez", fail)
     with pytest.raises(OSError, match="disk full"):
         store.put("user", make_head(manifest, 2))
     assert_same(store.get("user"), make_head(manifest, 1))

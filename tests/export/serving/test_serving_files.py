@@ -16,7 +16,7 @@ from anil_tf.export import layout
 from anil_tf.export.bundle import export_bundle
 from anil_tf.export.manifest import read_manifest
 from anil_tf.export.serving.files import served_name
-from anil_tf.export.verify.episodes import Verification
+from anil_tf.export.verify.episodes import ReferenceEpisodes
 from tests.export.serving.server import Servable
 
 SIGNATURES = ["features", "initial_head", "adapt", "predict", "adapt_and_predict"]
@@ -53,7 +53,7 @@ def test_every_warm_up_request_is_answered(request, name):
 
 def test_warm_up_images_are_the_runs_own(bundle):
     (image,) = (inputs["image"] for spec, inputs in read_warmup(bundle) if "image" in inputs)
-    own = Verification.read(bundle).query_image[0]
+    own = ReferenceEpisodes.read(bundle).query_image[0]
     assert any(np.array_equal(image[0], other) for other in own)
 
 

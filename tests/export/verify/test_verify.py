@@ -5,28 +5,30 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from click.testing import CliRunner
 
 from anil_tf import closed_form
+from anil_tf.cli import main
 from anil_tf.export.bundle import export_bundle
 from anil_tf.export.manifest import Manifest
 from anil_tf.export.runtime import open_bundle
 from anil_tf.export.verify import (
     cases,
-    check_runtime,
+    check,
     checks,
-    compare,
     format_parity,
+    run_cases,
     verify_bundle,
 )
 from anil_tf.export.verify.cases import BOUND, list_cases, measure
-from anil_tf.export.verify.episodes import Verification, choose_episodes
+from anil_tf.export.verify.episodes import ReferenceEpisodes, choose_episodes
 
 
 def failing(checks):
     return {check.check for check in checks if not check.ok}
 
 
-def test_every_runtime_of_an_export_agrees_with_the_reference(bundle):
+def test_every_runtime_of_an_export_agrees_with_the_reference(bundle, more_runtimes):
     parity, skipped = verify_bundle(bundle)
     installed = {"saved_model", "onnx", "onnx_int8", "onnx_reference"}
     installed |= {"litert", "litert_static", "litert_compiled", "litert_int8"}
@@ -37,7 +39,7 @@ def test_every_runtime_of_an_export_agrees_with_the_reference(bundle):
 
 
 def test_a_per_class_export_agrees_too(per_class_bundle):
-    parity, _ = verify_bundle(per_class_bundle, in_process=True)
+    parity, _ = verify_bundle(per_class_bundle)
     assert all(runtime.ok for runtime in parity)
 
 
@@ -60,7 +62,7 @@ def test_a_bundle_of_schema_1_whose_rows_count_alike_still_works(run, tmp_path, 
         path.write_text(json.dumps(manifest | {"schema_version": 1}))
 
     def unequal(bundle):
-        parity, _ = verify_bundle(bundle, in_process=True)
+        parity, _ = verify_bundle(bundle)
         return {p.runtime: failing(p.checks) for p in parity}
 
     assert not any(unequal(old).values())
@@ -69,9 +71,9 @@ def test_a_bundle_of_schema_1_whose_rows_count_alike_still_works(run, tmp_path, 
 
 
 def test_features_that_differ_are_found(bundle):
-    episodes = Verification.read(bundle)
+    episodes = ReferenceEpisodes.read(bundle)
     moved = episodes._replace(support_features=episodes.support_features * (1 + 1e-4))
-    assert failing(check_runtime(open_bundle(bundle), moved)) == {"features"}
+    assert failing(run_cases(open_bundle(bundle), moved)) == {"features"}
 
 
 def test_a_wrong_learning_rate_is_found(bundle, monkeypatch):
@@ -84,7 +86,7 @@ def test_a_wrong_learning_rate_is_found(bundle, monkeypatch):
         return run(signature, **inputs)
 
     monkeypatch.setattr(runtime, "run", with_a_higher_rate)
-    found = failing(check_runtime(runtime, Verification.read(bundle)))
+    found = failing(run_cases(runtime, ReferenceEpisodes.read(bundle)))
     assert found == {
         "adapt, 5 steps",
         "adapt, 50 steps",
@@ -103,7 +105,7 @@ def test_one_failure_does_not_hide_the_other_checks(bundle, monkeypatch):
         return run(signature, **inputs)
 
     monkeypatch.setattr(runtime, "run", without_predict)
-    parity = compare(runtime, Verification.read(bundle))
+    parity = check(runtime, ReferenceEpisodes.read(bundle))
     assert len(parity.checks) == 8 and failing(parity.checks) == {"predict"}
     assert parity.accuracy is None and not parity.milliseconds
     shown = format_parity([parity])
@@ -111,8 +113,8 @@ def test_one_failure_does_not_hide_the_other_checks(bundle, monkeypatch):
 
 
 def test_accuracy_size_and_speed_are_measured(bundle):
-    runtime, episodes = open_bundle(bundle), Verification.read(bundle)
-    parity = compare(runtime, episodes)
+    runtime, episodes = open_bundle(bundle), ReferenceEpisodes.read(bundle)
+    parity = check(runtime, episodes)
     names = ("backbone", "initial_head", "adapt", "predict")
     assert parity.bytes == sum((bundle / "onnx" / f"{n}.onnx").stat().st_size for n in names)
     assert set(parity.milliseconds) == {"features", "adapt 10", "adapt 100", "predict"}
@@ -121,9 +123,9 @@ def test_accuracy_size_and_speed_are_measured(bundle):
     taught = episodes._replace(
         query_image=episodes.support_image, query_labels=episodes.support_labels
     )
-    assert compare(runtime, taught).accuracy > 0.8
+    assert check(runtime, taught).accuracy > 0.8
     turned = taught._replace(query_labels=(taught.query_labels + 1) % 5)
-    assert compare(runtime, turned).accuracy < 0.2
+    assert check(runtime, turned).accuracy < 0.2
 
 
 def test_a_runtime_that_is_not_installed_is_skipped_with_the_reason(bundle, monkeypatch):
@@ -131,9 +133,20 @@ def test_a_runtime_that_is_not_installed_is_skipped_with_the_reason(bundle, monk
         target="anil_tf.export.no_such_module:Missing", install="pip install some-package"
     )
     monkeypatch.setitem(checks.RUNTIMES, "onnx", missing)
-    parity, skipped = verify_bundle(bundle, in_process=True)
+    parity, skipped = verify_bundle(bundle)
     assert "onnx" not in {runtime.runtime for runtime in parity}
     assert skipped["onnx"] == "The onnx runtime needs: pip install some-package"
+
+
+def test_evaluate_says_in_one_line_what_to_install(bundle, monkeypatch):
+    missing = checks.RUNTIMES["onnx"]._replace(
+        target="anil_tf.export.no_such_module:Missing", install="pip install some-package"
+    )
+    monkeypatch.setitem(checks.RUNTIMES, "onnx", missing)
+    result = CliRunner().invoke(main, ["evaluate", str(bundle), "--runtime", "onnx"])
+    assert result.exit_code == 2
+    *_, line = result.stderr.splitlines()
+    assert line == "Error: The onnx runtime needs: pip install some-package"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +169,7 @@ def test_a_difference_is_relative_to_the_largest_value_of_its_group():
 
 
 def test_adaptation_that_diverges_is_not_held_to_more_than_float32_can_do(bundle):
-    episodes = Verification.read(bundle)
+    episodes = ReferenceEpisodes.read(bundle)
     far = list_cases(episodes, rate=100.0, steps=5)
     assert max(case.bound for case in far if case.check == "adapt, 50 steps") > BOUND
     near = list_cases(episodes, rate=0.01, steps=5)
@@ -165,7 +178,7 @@ def test_adaptation_that_diverges_is_not_held_to_more_than_float32_can_do(bundle
 
 def test_where_rounding_decides_too_much_adapting_for_long_is_not_compared(bundle, monkeypatch):
     monkeypatch.setattr(cases, "CHAOS", 1e-4)
-    checks = [case.check for case in list_cases(Verification.read(bundle), rate=20.0, steps=5)]
+    checks = [case.check for case in list_cases(ReferenceEpisodes.read(bundle), rate=20.0, steps=5)]
     assert "adapt, 5 steps" in checks and "adapt, 50 steps" not in checks
 
 

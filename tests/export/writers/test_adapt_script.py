@@ -13,8 +13,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from anil_tf.cli import main
+from anil_tf.datasets.pictures import read_image
 from anil_tf.export.head import read_head
 from anil_tf.export.manifest import read_manifest
+from tests.odd_pictures import write_odd_pictures
 
 NEEDED = ("numpy", "onnxruntime", "PIL")
 LIBRARIES = ("numpy.libs", "pillow.libs")  # shared libraries that wheels put beside the packages
@@ -110,7 +112,7 @@ def test_heads_of_either_are_read_by_the_other(adapt, bundle, pictures, tmp_path
     ours, theirs = tmp_path / "ours.npz", tmp_path / "theirs.npz"
     files = [pictures / name / "0.jpg" for name in BRIGHTNESS]
     anil("adapt", bundle, "--support", pictures, "--output", theirs, "--steps", 300)
-    lines = succeeded(adapt("classify", "--head", theirs, *files)).splitlines()
+    lines = succeeded(adapt("predict", "--head", theirs, *files)).splitlines()
     assert [line.split(": ")[1].split()[0] for line in lines] == list(BRIGHTNESS)
 
     succeeded(adapt("learn", pictures, "--output", ours))
@@ -140,7 +142,7 @@ def test_a_head_of_another_bundle_is_refused(adapt, per_class_bundle, pictures, 
         other = dict(arrays) | {"backbone_sha256": np.array("f" * 64)}
     np.savez(tmp_path / "other.npz", **other)
     picture = pictures / "dark" / "0.jpg"
-    refused = adapt("classify", "--head", tmp_path / "other.npz", picture)
+    refused = adapt("predict", "--head", tmp_path / "other.npz", picture)
     assert_refused(refused, "other.npz", "another model")
     refused = adapt("learn", pictures, "--from", tmp_path / "other.npz", "--output", "h.npz")
     assert_refused(refused, "other.npz", "another model")
@@ -152,7 +154,7 @@ def test_mistakes_are_told_in_one_line(adapt, bundle, pictures, tmp_path, copy_o
 
     assert_refused(learn(tmp_path / "missing"), "missing")
     (tmp_path / "empty" / "a").mkdir(parents=True)
-    assert_refused(learn(tmp_path / "empty"), "holds no images", ".png")
+    assert_refused(learn(tmp_path / "empty"), "class 'a' has no images")
     shutil.copytree(pictures / "dark", tmp_path / "one" / "dark")
     assert_refused(learn(tmp_path / "one"), "2 or more classes, not 1")
     (tmp_path / "one" / "dark" / "z.png").write_bytes(b"not a picture")
@@ -178,6 +180,22 @@ def test_a_loss_that_rises_is_reported(adapt, bundle, pictures, tmp_path, copy_o
     assert process.stderr == "Warning: the loss rose: the head may classify wrongly.\n"
 
 
+def test_files_left_out_are_one_line_and_numbers_are_in_their_order(adapt, pictures, tmp_path):
+    support = tmp_path / "support"
+    for number in (0, 1, 2, 10, 11):
+        shutil.copytree(pictures / "dark", support / str(number))
+    (support / "__MACOSX").mkdir()
+    (support / "0" / "._0.jpg").write_bytes(b"\0\5\26\7")
+    (support / "0" / "0.jpg").rename(support / "0" / "without_suffix")
+    (support / "10" / "notes.txt").write_text("not a picture")
+    process = adapt("learn", support, "--output", tmp_path / "h.npz")
+    lines = succeeded(process).splitlines()
+    assert [line.split(":")[0] for line in lines[:-1]] == ["0", "1", "2", "10", "11"]
+    assert all(line.endswith(": 4 images") for line in lines[:-1])
+    (line,) = process.stderr.splitlines()
+    assert line == f"Warning: Left out 1 file of {support}: no picture: 1 (10/notes.txt)"
+
+
 def test_too_many_classes_for_a_per_class_head(adapt, per_class_bundle, pictures, tmp_path):
     for index in range(6):
         shutil.copytree(pictures / "dark", tmp_path / "many" / f"class {index}")
@@ -187,6 +205,22 @@ def test_too_many_classes_for_a_per_class_head(adapt, per_class_bundle, pictures
     assert_refused(process, "2 to 5 classes, not 6")
 
 
-def test_the_script_is_the_package_s_own(repository, bundle):
-    source = (repository / "export" / "writers" / "adapt_script.py").read_bytes()
-    assert (bundle / "adapt.py").read_bytes() == source
+def test_the_script_holds_the_package_s_own_rule_of_pictures(repository, bundle):
+    script = (bundle / "adapt.py").read_text()
+    assert (repository / "anil_tf" / "datasets" / "pictures.py").read_text() in script
+    assert "import anil_tf" not in script and "from anil_tf" not in script
+
+
+def test_it_reads_odd_pictures_as_the_package_does(python, bundle, tmp_path):
+    write_odd_pictures(tmp_path)
+    files = sorted(tmp_path.iterdir())
+    program = (
+        f"import sys; sys.path.insert(0, {str(bundle)!r}); import adapt, numpy as np\n"
+        "for file in sys.argv[2:]:\n"
+        "    pixels = adapt.read_image(adapt.Path(file), (20, 30, 3))\n"
+        "    np.save(f'{file}.npy', pixels)\n"
+    )
+    subprocess.run([str(python), "-I", "-c", program, "", *map(str, files)], check=True)
+    for file in files:
+        pixels = np.load(f"{file}.npy")
+        np.testing.assert_array_equal(pixels, read_image(file, (20, 30, 3)), err_msg=file.name)

@@ -16,7 +16,7 @@ from anil_tf.export.bundle import export_bundle
 from anil_tf.export.manifest import read_manifest
 from anil_tf.export.runtime import open_bundle
 from anil_tf.export.signatures import declare
-from anil_tf.export.verify.episodes import Verification
+from anil_tf.export.verify.episodes import ReferenceEpisodes
 
 SIGNATURES = list(layout.ONNX)
 FILES = {**layout.ONNX, "features, int8": layout.ONNX_INT8}
@@ -86,7 +86,7 @@ def test_a_file_alone_says_what_it_is(bundle, name, suffix):
 
 def feeds(bundle, name):
     """Inputs of a signature, of one of the bundle's own episodes."""
-    v = Verification.read(bundle)
+    v = ReferenceEpisodes.read(bundle)
     head = {"kernel": v.kernel, "bias": v.bias}
     support = v.support_features[0].astype(np.float32)
     return {
@@ -202,7 +202,7 @@ def test_a_backbone_without_convolutions_is_not_quantized(run, tmp_path):
         export_bundle(copy, tmp_path / "bundle", ["onnx"], int8=True)
 
 
-def test_the_reference_evaluator_runs_adapt_alone(bundle):
+def test_the_reference_evaluator_runs_adapt_alone(bundle, more_runtimes):
     runtime = open_bundle(bundle, "onnx_reference")
     assert set(runtime.signatures) == {"adapt"}
     inputs = feeds(bundle, "adapt")

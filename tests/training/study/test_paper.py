@@ -84,7 +84,7 @@ def test_a_bundle_is_tested_without_head_and_inner_loop_as_its_run(tree, tmp_pat
     train(recipe, tmp_path / "run", tree)
     export_bundle(tmp_path / "run", tmp_path / "bundle", ["onnx"])
     run, bundle = (
-        evaluate_path(tmp_path / name, tree, {"episodes": 10}, nil=True)
+        evaluate_path(tmp_path / name, tree, overrides={"episodes": 10}, nil=True)
         for name in ("run", "bundle")
     )
     assert (run["runtime"], bundle["runtime"]) == ("keras", "onnx")
@@ -111,9 +111,9 @@ def test_an_analysis_holds_what_the_paper_asks(maml_run, tree):
     assert [row["frozen"] for row in figures["freezing"]] == [
         [], ["block1"], ["block1", "block2"]
     ]  # fmt: skip
-    tested = evaluate_path(maml_run, tree, {"episodes": 6})
+    tested = evaluate_path(maml_run, tree, overrides={"episodes": 6})
     assert figures["freezing"][0]["accuracy"] == pytest.approx(tested["accuracy"], abs=1e-6)
-    nil = evaluate_path(maml_run, tree, {"episodes": 6}, nil=True)
+    nil = evaluate_path(maml_run, tree, overrides={"episodes": 6}, nil=True)
     assert figures["nil"]["accuracy"] == pytest.approx(nil["accuracy"], abs=1e-6)
     assert list(figures["similarity"]) == ["block1", "block2", "head"]
     for row in figures["similarity"].values():

@@ -29,6 +29,7 @@ class OnnxReferenceRuntime(BundleRuntime):
     """Runs `adapt` alone; it is slow, and `features` would take minutes."""
 
     name = "onnx_reference"
+    files = (layout.ONNX["adapt"],)
 
     def __init__(self, bundle: str | Path | Draft) -> None:
         super().__init__(bundle)

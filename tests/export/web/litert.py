@@ -4,7 +4,7 @@ from typing import Any
 
 from anil_tf.export import layout
 from anil_tf.export.runtime.litert import Arrays, Function, LitertStaticRuntime
-from anil_tf.export.runtime.web import WebProcess, WebRuntime
+from tests.export.web.onnx import WebProcess, WebRuntime
 
 
 class LitertWebChromiumRuntime(WebRuntime, LitertStaticRuntime):

@@ -1,7 +1,7 @@
 """A bundle on onnxruntime-web, in Node and in headless Chromium.
 
-The packages of npm are found as Node finds them from the working directory (in `node_modules` there
-or in a folder above, or on `NODE_PATH`), then in `examples/browser` of a checkout.
+The packages of npm are found as Node finds them from `examples/browser`: in `node_modules` there or
+in a folder above, or on `NODE_PATH`.
 """
 
 import base64
@@ -19,15 +19,14 @@ import numpy as np
 
 from anil_tf.export import layout
 from anil_tf.export.runtime.base import BundleRuntime
-from anil_tf.export.runtime.registry import RUNTIMES
 from anil_tf.export.signatures import bind
 
 Arrays = dict[str, np.ndarray]
 
 TIMEOUT = 120.0  # seconds for an answer; the first of a file loads and compiles it
 
-_RUNNER = Path(__file__).parent / "javascript" / "runner.mjs"
-_PACKAGES = Path(__file__).resolve().parents[2] / "examples" / "browser"
+_RUNNER = Path(__file__).parent / "runner.mjs"
+_PACKAGES = Path(__file__).resolve().parents[3] / "examples" / "browser"
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -53,14 +52,13 @@ class WebProcess:
         try:
             self._start(engine, bundle, in_chromium)
         except OSError as error:
-            needed = RUNTIMES[runtime].install
-            raise ImportError(f"The {runtime} runtime needs: {needed}. {error}") from error
+            raise ImportError(f"{runtime} cannot run here: {error}") from error
 
     def _start(self, engine: str, bundle: Path, in_chromium: bool) -> None:
         configuration = {
             "engine": engine,
             "bundle": str(bundle.resolve()),
-            "roots": [str(folder) for folder in (Path.cwd(), _PACKAGES)],
+            "packages": str(_PACKAGES),
             "chromium": _find(*_CHROMIUM) if in_chromium else None,
         }
         node = _find("node")
@@ -137,6 +135,7 @@ class OnnxWebNodeRuntime(WebRuntime):
     """
 
     name = "onnx_web_node"
+    files = tuple(layout.ONNX.values())
     in_chromium = False
 
     def __init__(self, bundle: str | Path) -> None:

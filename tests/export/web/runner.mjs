@@ -1,10 +1,10 @@
 /**
- * Runs a bundle on a web runtime for `web.py`: a line of JSON in, a line of JSON out.
+ * Runs a bundle on a web runtime for `onnx.py`: a line of JSON in, a line of JSON out.
  *
- *     node runner.mjs '{"engine": "onnx", "bundle": "...", "roots": ["..."], "chromium": null}'
+ *     node runner.mjs '{"engine": "onnx", "bundle": "...", "packages": "...", "chromium": null}'
  *
  * The engine is "onnx" or "litert". With `chromium`, the path of a browser, it runs in a page of
- * it. Packages of npm are found as Node finds them from each of the folders `roots`. The first line
+ * it. Packages of npm are found as Node finds them from the folder `packages`. The first line
  * out is `{ ready }`, then there is one for each request as engines.mjs has them; either may be
  * `{ error }`. Ends with its input.
  */
@@ -16,7 +16,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { openOnnx } from "./engines.mjs";
 
-const { engine, bundle, roots, chromium } = JSON.parse(process.argv[2]);
+const { engine, bundle, packages, chromium } = JSON.parse(process.argv[2]);
 const ORIGIN = "http://localhost"; // answered below: a page of it may use WebAssembly
 // Alone in its process, the page has an exact clock.
 const HEADERS = {
@@ -33,12 +33,10 @@ const PACKAGES = {
 };
 
 function findPackage(name) {
-  for (const root of roots) {
-    const require = createRequire(join(root, "package.json"));
-    const folders = require.resolve.paths(name).map((folder) => join(folder, name));
-    const found = folders.find((folder) => existsSync(join(folder, "package.json")));
-    if (found) return found;
-  }
+  const require = createRequire(join(packages, "package.json"));
+  const folders = require.resolve.paths(name).map((folder) => join(folder, name));
+  const found = folders.find((folder) => existsSync(join(folder, "package.json")));
+  if (found) return found;
   throw new Error(`${name} is not installed: npm install ${name}`);
 }
 

@@ -1,0 +1,252 @@
+"""What a picture is, and which files are pictures: the one rule of training and of devices.
+
+`adapt.py` of a bundle holds this file as it is, so it imports NumPy and Pillow alone.
+"""
+
+import functools
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Shape = tuple[int, int, int]
+
+HEIC_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
+NO_HEIC = "HEIC, which needs pip install pillow-heif"
+ORIENTATION = 0x0112  # the EXIF tag
+LEFTOVERS = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini"})  # of other systems
+
+
+def to_array(image: Image.Image, image_shape: Shape) -> np.ndarray:
+    """Bring a picture to the model's shape, in training and on the device alike.
+
+    The first frame is taken. It is turned upright by its EXIF orientation, laid on white where it
+    is transparent, made grey or RGB, and resized by a Lanczos filter to the model's height and
+    width. 16-bit pixels keep their upper byte; float pixels lie in 0..1. Color profiles are
+    ignored.
+
+    Args:
+        image: Any Pillow image.
+        image_shape: Height, width and channels (1: grey, 3: RGB).
+
+    Returns:
+        uint8 `[H, W, C]`.
+
+    Raises:
+        ValueError: Channels other than 1 or 3, or pixels without a known range.
+    """
+    height, width, channels = image_shape
+    if channels not in (1, 3):
+        raise ValueError(f"Images have 1 or 3 channels. Received: image_shape={image_shape}")
+    image = _on_white(_to_bytes(_turn_upright(image)))
+    image = image.convert("L" if channels == 1 else "RGB")
+    # Rows first: Pillow 13 would choose the order itself, and another order rounds otherwise.
+    for size in ((width, image.height), (width, height)):
+        image = image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(image, np.uint8).reshape(image_shape)
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF data raises almost any; the pixels may be sound
+        return image
+    return image if orientation == 1 else ImageOps.exif_transpose(image)
+
+
+def _to_bytes(image: Image.Image) -> Image.Image:
+    """An image of one channel with more than 8 bits, as one of 8 bits; others as they are."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        wide = np.asarray(image)
+        grey = Image.fromarray((wide >> 8).astype(np.uint8))
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            grey.putalpha(Image.fromarray(np.where(wide == transparent, 0, 255).astype(np.uint8)))
+        return grey
+    if image.mode == "I":
+        raise ValueError("32-bit integer pixels have no known range. Save it with 8 or 16 bits")
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 1):  # NaN is neither
+            raise ValueError(
+                "float pixels must lie in 0..1. "
+                f"Received: {values.min():.6g} to {values.max():.6g}. Scale them first"
+            )
+        return Image.fromarray(np.rint(255 * values).astype(np.uint8))
+    return image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """The image in grey or RGB; what is transparent becomes white."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        page = Image.new("RGB", image.size, "white")
+        page.paste(image.convert("RGB"), mask=image.getchannel("A"))
+        return page
+    return image if image.mode in ("1", "L") else image.convert("RGB")
+
+
+def read_image(path: Path, image_shape: Shape) -> np.ndarray:
+    """Read a picture's file as uint8 `[H, W, C]`; see `to_array`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file does not decode; it is named.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder. Expected the file of an image")
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no image {path}")
+    try:
+        with _open(path) as image:
+            return to_array(image, image_shape)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not an image that decodes: its format is unknown") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged or hostile content raises almost any
+        raise ValueError(f"{path} is not an image that decodes: {error}") from error
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=picture_formats())
+    except UnidentifiedImageError:
+        if not _is_heic(path):
+            raise
+        if not register_heic():
+            raise ValueError(NO_HEIC) from None
+        return Image.open(path, formats=picture_formats())
+
+
+def picture_formats() -> list[str]:
+    """The names of the picture formats that Pillow reads here; not of documents and films."""
+    Image.init()
+    return [name for name in Image.OPEN if Image.MIME.get(name, "").startswith("image/")]
+
+
+@functools.cache
+def register_heic() -> bool:
+    """Whether pillow-heif is installed; from then on Pillow reads HEIC."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+@functools.cache
+def picture_suffixes() -> frozenset[str]:
+    """The suffixes, in lower case, of files that are taken for pictures unread."""
+    formats = set(picture_formats())
+    known = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
+    return HEIC_SUFFIXES | known
+
+
+def _is_heic(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a system left it there and nobody means it: `._a.jpg`, `__MACOSX`, `Thumbs.db`."""
+    return path.name.startswith(".") or path.name.lower() in LEFTOVERS
+
+
+def why_left_out(path: Path) -> str:
+    """Why an entry of a class folder is no picture to read; empty if it is one."""
+    if path.is_dir():
+        return "in a folder below a class"
+    if not path.is_file():
+        return "missing"
+    suffix = path.suffix.lower()
+    if suffix in picture_suffixes() - HEIC_SUFFIXES:
+        return ""
+    try:
+        _open(path).close()
+    except PermissionError:
+        return ""  # reading it says so
+    except Exception as error:  # damaged or hostile content raises almost any
+        if str(error) == NO_HEIC:
+            return NO_HEIC
+        return "" if suffix in HEIC_SUFFIXES else "no picture"
+    return ""
+
+
+def find_classes(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """The pictures of each class folder under `root`, and the files that are left out.
+
+    Leftovers of other systems are in neither.
+
+    Returns:
+        Files by class name, and files by the reason why they are left out.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It holds no class folder, or a class folder without an image.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder. Expected one folder a class in it")
+    classes: dict[str, list[Path]] = {}
+    left_out: dict[str, list[Path]] = {}
+    for folder in sorted(root.iterdir()):
+        if is_leftover(folder):
+            continue
+        if not folder.is_dir():
+            if folder.suffix.lower() in picture_suffixes():
+                left_out.setdefault("beside the class folders", []).append(folder)
+            continue
+        files = classes.setdefault(folder.name, [])
+        for path in sorted(folder.iterdir()):
+            if is_leftover(path):
+                continue
+            if reason := why_left_out(path):
+                found = _files_below(path) if path.is_dir() else [path]
+                left_out.setdefault(reason, []).extend(found)
+            else:
+                files.append(path)
+    left_out = {reason: paths for reason, paths in left_out.items() if paths}
+    if not classes:
+        raise ValueError(
+            f"{root} has no class folders. Expected a folder for each class with images in it"
+        )
+    if empty := next((name for name, files in classes.items() if not files), None):
+        inside = {
+            reason: [path for path in paths if (root / empty) in path.parents]
+            for reason, paths in left_out.items()
+        }
+        why = describe_left_out({reason: paths for reason, paths in inside.items() if paths}, root)
+        raise ValueError(f"class {empty!r} has no images in {root / empty}. {why}".rstrip())
+    return classes, left_out
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """All files in a folder and those below it, less the leftovers of other systems."""
+    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+    return sorted(path for path in found if not is_leftover(path))
+
+
+def describe_left_out(left_out: dict[str, list[Path]], root: Path) -> str:
+    """How many files were left out, and why, in one line; empty if none was."""
+    if not left_out:
+        return ""
+    total = sum(map(len, left_out.values()))
+    reasons = [
+        f"{reason}: {len(paths)} ({paths[0].relative_to(root)}{', ...' * (len(paths) > 1)})"
+        for reason, paths in left_out.items()
+    ]
+    return f"Left out {total} file{'s' * (total > 1)} of {root}: {'; '.join(reasons)}"
+
+
+def order_names(names: Iterable[str]) -> list[str]:
+    """Class names in the order of a head's columns: as numbers where all are, else as text."""
+    names = list(names)
+    if all(re.fullmatch("-?[0-9]{1,18}", name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
