@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from anil_tf import ANIL, MAML, NIL, ClassImages, EpisodeSampler, backbones
 from anil_tf.export import bundle as bundle_module
@@ -19,6 +20,7 @@ from anil_tf.export.runtime import open_bundle
 from anil_tf.export.verify import checks
 from anil_tf.export.writers.graphs import build_graphs
 from anil_tf.export.writers.precision import with_precision
+from anil_tf.training.evaluate import evaluate_path
 from anil_tf.training.recipe import read_recipe
 
 
@@ -151,6 +153,21 @@ def test_a_model_from_memory_can_be_named_and_say_its_data(fitted, tmp_path):
         model, tmp_path / "b", ["onnx"], examples=(images, labels), name="Lamps 2", data=data
     )
     assert (manifest.name, manifest.data) == ("Lamps 2", data)
+
+
+def test_a_bundle_from_memory_is_evaluated_on_a_folder_if_it_says_so(fitted, tmp_path):
+    model, images, labels = fitted
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (tmp_path / "photos" / f"class {label}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "photos" / f"class {label}" / f"{index}.png")
+    data = {"source": "folder", "image_shape": [16, 16, 3], "split_sizes": [1, 1, 2]}
+    settings = {"ways": 3, "shots": 1, "queries": 2, "episodes": 4}
+    for name, stated in (("stated", data), ("silent", None)):
+        export_bundle(model, tmp_path / name, ["onnx"], examples=(images, labels), data=stated)
+    figures = evaluate_path(tmp_path / "stated", tmp_path / "photos", overrides=settings)
+    assert (figures["seed"], figures["runtime"]) == (0, "onnx")
+    with pytest.raises(ValueError, match="silent does not say .* export it with data="):
+        evaluate_path(tmp_path / "silent", tmp_path / "photos", overrides=settings)
 
 
 @pytest.mark.parametrize(
