@@ -101,9 +101,9 @@ def test_a_quantized_backbone_that_misses_its_bound_is_left_out(run, tmp_path, m
     assert all(re.search(wanted, line) for line in said)
     assert not [name for name in manifest.files if "int8" in name]
     assert not list((tmp_path / "bundle").rglob("*int8*"))
-    assert {parity.runtime for parity in manifest.parity} == {
-        "onnx", "onnx_reference", "litert", "litert_static", "litert_compiled"
-    }  # fmt: skip
+    runtimes = {parity.runtime for parity in manifest.parity}
+    assert runtimes >= {"onnx", "litert", "litert_static", "litert_compiled"}
+    assert not runtimes & {"onnx_int8", "litert_int8"}
     assert read_manifest(tmp_path / "bundle") == manifest  # every file fits its digest
     assert "_int8" not in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
 
