@@ -192,6 +192,11 @@ def _open(path: Path, runtime: str | None) -> _Opened:
     if (path / "manifest.json").is_file():
         bundle = open_bundle(path, runtime or "onnx")
         recorded = bundle.manifest
+        if not recorded.data:
+            raise ValueError(
+                f"{path} does not say what data it is for. To evaluate it on a folder of classes, "
+                "export it with data={'source': 'folder', 'image_shape': [height, width, channels]}"
+            )
         data = DataTable(**recorded.data)
         return _Opened(bundle, data, recorded.evaluation, str(recorded.norm), recorded.seed or 0)
     if not (path / "model.keras").is_file():
