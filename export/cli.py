@@ -176,8 +176,8 @@ def predict(
     "--tasks",
     required=True,
     type=click.Path(path_type=Path, exists=True),
-    help="A Parquet or TFRecord file, or a folder of them. Each row or example is one task: columns "
-    "task, labels, and features or images.",
+    help="A Parquet or TFRecord file, or a folder of them. Each row or example is one task, with the "
+    "columns task, labels, and features or images.",
 )
 @click.option(
     "--output",

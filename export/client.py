@@ -31,14 +31,13 @@ class FewShotClient:
 
     Args:
         url: `grpc://host:port` or `grpcs://` (with TLS), `http://host:port` or `https://`. gRPC is
-        much faster, because its tensors are binary; REST needs neither TensorFlow nor gRPC.
-        `grpc://dns:///name:port` reaches all replicas behind a name.
+            much faster, because its tensors are binary; REST needs neither TensorFlow nor gRPC.
+            `grpc://dns:///name:port` reaches all replicas behind a name.
         manifest: Manifest of the bundle that the server has; or the path of its `manifest.json`, or
             of a copy of the bundle.
         model: Name of the served model; by default that in the bundle's `serving/models.config`.
         features_model: Name of a model with only the signature `features`, whose requests the
-            server
-        batches; none by default.
+            server batches; none by default.
         timeout: Timeout of a request in seconds.
 
     Raises:

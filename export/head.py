@@ -127,8 +127,7 @@ def read_head(path: Path, manifest: Manifest) -> Head:
 
     Args:
         path: File written by `Head.write`. A head without support rows can predict, but no class
-            can be
-        added to it.
+            can be added to it.
         manifest: Manifest of the bundle that will use the head.
 
     Raises:

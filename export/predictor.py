@@ -105,8 +105,7 @@ class Predictor:
         Args:
             images: Images of all the classes, in any order.
             labels: Class name of each image. Integers are names too. If all names are integers, the
-                classes
-            are in numerical order.
+                classes are in numerical order.
 
         Returns:
             The head, which the predictor keeps too.

@@ -118,11 +118,15 @@ def test_the_client_learns_on_a_server(desk):
     from anil_tf.export.serving.files import served_name
     from tests.export.serving.server import serve_bundle
 
-    manifest = read_manifest(desk / "bundle")
     images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), np.uint8)
-    given = {"manifest": manifest, "images": images, "labels": [0, 0, 1, 1], "new_images": images}
-    with serve_bundle(served_name(manifest.name), desk / "bundle") as (_, urls):
-        exec(replaced(SERVING, {"grpc://localhost:8500": urls["grpc"]}), given)
+    given = {"images": images, "labels": [0, 0, 1, 1], "new_images": images}
+    name = served_name(read_manifest(desk / "bundle").name)
+    with serve_bundle(name, desk / "bundle") as (_, urls):
+        there = {
+            "grpc://localhost:8500": urls["grpc"],
+            "bundle/manifest.json": str(desk / "bundle" / "manifest.json"),
+        }
+        exec(replaced(SERVING, there), given)
     assert given["probabilities"].shape == (4, 2)
 
 

@@ -13,9 +13,9 @@ from anil_tf.export.verify.episodes import ReferenceEpisodes
 BOUND = 1e-5
 END_TO_END_BOUND = 1e-4  # rounding in the features passes through all of adaptation
 INT8_BOUND = 0.1  # of quantized features: a coarse net for a wrong scale; accuracy is the judge
-# At too high a learning rate, gradient descent amplifies rounding without limit. The last bit of the
-# inputs then changes the outputs by more than the bound. A float32 runtime is allowed this multiple
-# of that change.
+# At too high a learning rate, gradient descent amplifies rounding without limit. The last bit of
+# the inputs then changes the outputs by more than the bound. A float32 runtime is allowed this
+# multiple of that change.
 LAST_BIT_SLACK = 10.0
 NUDGES = 4
 LONG = 10  # adapting for so many times longer than in training must not drift either

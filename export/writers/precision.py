@@ -54,8 +54,7 @@ def check_copies(
 
     Raises:
         ValueError: A copy computes something else, because a layer has state outside its
-            configuration and
-        weights. The layer is named.
+            configuration and weights. The layer is named.
     """
     if any("16" in layer.compute_dtype for layer in backbone.layers):
         _check(backbone, exported, images, HALF_BOUND)

@@ -84,11 +84,11 @@ MISTAKES = {
     ),
     "pictures that are not in folders of classes": (
         f"{TRAIN} photographs/a",
-        "photographs/a has no class folders. Expected photographs/a/class-name/*.png or *.jpg",
+        "photographs/a has no class folders. Expected a folder for each class with images in it",
     ),
     "a class without pictures": (
         f"{TRAIN} empty",
-        "class 'a' has no images: empty/a holds none of ['.bmp', ...]",
+        "class 'a' has no images in empty/a.",
     ),
     "a picture that is none": (
         f"{TRAIN} broken",

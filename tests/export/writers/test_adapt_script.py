@@ -215,7 +215,8 @@ def test_it_reads_odd_pictures_as_the_package_does(python, bundle, tmp_path):
     write_odd_pictures(tmp_path)
     files = sorted(tmp_path.iterdir())
     program = (
-        f"import sys; sys.path.insert(0, {str(bundle)!r}); import adapt, numpy as np\n"
+        f"import sys; sys.path.insert(0, {str(bundle)!r}); sys.dont_write_bytecode = True\n"
+        "import adapt, numpy as np\n"
         "for file in sys.argv[2:]:\n"
         "    pixels = adapt.read_image(adapt.Path(file), (20, 30, 3))\n"
         "    np.save(f'{file}.npy', pixels)\n"
