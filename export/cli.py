@@ -176,7 +176,7 @@ def predict(
     "--tasks",
     required=True,
     type=click.Path(path_type=Path, exists=True),
-    help="A Parquet or TFRecord file, or a folder of them. Each row or example is one task, with the "
+    help="A Parquet or TFRecord file, or a folder of them. Each row or example is one task, of the "
     "columns task, labels, and features or images.",
 )
 @click.option(
