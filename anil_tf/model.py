@@ -19,11 +19,7 @@ class ANIL(AdaptiveModel):
 
     Meta-learns a backbone and a head. The inner loop adapts **only the head** to a task's support
     set; the outer loop trains backbone, head and, if asked, the inner learning rate, through that
-    adaptation. Train it with `compile` and `fit` like any Keras model:
-
-        model = ANIL(backbones.conv4_strided((28, 28, 1)), ways=5, head_init="shared")
-        model.compile("adam", metrics=[EpisodeAccuracy()])
-        model.fit(sampler.dataset(batches=1000, tasks=8), epochs=10, shuffle=False)
+    adaptation. Train it with `compile` and `fit` like any Keras model.
 
     An element of the data set is `({"support_x": [T, M, ...], "support_y": [T, M] int32,
     "query_x": [T, Q, ...]}, query_y [T, Q] int32)`: T tasks of M support and Q query rows. A third
@@ -67,6 +63,11 @@ class ANIL(AdaptiveModel):
 
     Raises:
         ValueError: An argument is out of its range, or two of them exclude each other.
+
+    Example:
+        model = ANIL(backbones.conv4_strided((28, 28, 1)), ways=5, head_init="shared")
+        model.compile("adam", metrics=[EpisodeAccuracy()])
+        model.fit(sampler.dataset(batches=1000, tasks=8), epochs=10, shuffle=False)
     """
 
     adapts_head = True

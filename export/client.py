@@ -2,10 +2,6 @@
 
 The server holds the backbone. A head, a few kilobytes, stays with the client (see `head_store`).
 The server keeps no state, so any replica can serve any request.
-
-    with FewShotClient("grpc://localhost:8500", "bundle/manifest.json") as client:
-        head = client.learn(images, labels)
-        probabilities = client.predict(new_images, head)
 """
 
 import importlib
@@ -44,6 +40,11 @@ class FewShotClient:
         ImportError: A package that this protocol needs is not installed.
         FileNotFoundError: There is no manifest at the path.
         ValueError: The URL has another form, or the manifest is invalid.
+
+    Example:
+        with FewShotClient("grpc://localhost:8500", "bundle/manifest.json") as client:
+            head = client.learn(images, labels)
+            probabilities = client.predict(new_images, head)
     """
 
     def __init__(
