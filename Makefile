@@ -45,7 +45,7 @@ bench-serving: $(READY)
 	$(BIN)/python -m benchmarks.serving_load
 
 test: lint web
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # The packages of the browser's and Node's tests.
 web:

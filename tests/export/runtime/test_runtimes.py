@@ -203,6 +203,16 @@ def test_images_are_not_cast_to_bytes(runtime, images):
         runtime.features(images / 255)
 
 
+def test_every_runtime_of_an_export_agrees_with_the_reference(bundle, more_runtimes):
+    parity, skipped = verify_bundle(bundle)
+    installed = {"saved_model", "onnx", "onnx_int8", "onnx_reference"}
+    installed |= {"litert", "litert_static", "litert_compiled", "litert_int8"}
+    assert {runtime.runtime for runtime in parity} >= installed and not installed & skipped.keys()
+    assert all(runtime.ok for runtime in parity)
+    loose = [(p.runtime, c.check) for p in parity for c in p.checks if c.bound > 1e-4]
+    assert loose == [("onnx_int8", "features"), ("litert_int8", "features")]
+
+
 def test_the_registry_knows_the_files_that_each_runtime_reads(bundle, more_runtimes):
     for name, entry in registry.RUNTIMES.items():
         runtime = open_or_skip(bundle, name)
