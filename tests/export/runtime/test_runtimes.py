@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from anil_tf.export.runtime import open_bundle, registry
-from anil_tf.export.verify import reference
+from anil_tf.export.verify import reference, verify_bundle
 from anil_tf.export.verify.episodes import ReferenceEpisodes
 
 STATIC = ["litert_compiled", "litert_static", "litert_web_chromium"]
