@@ -34,7 +34,7 @@ def recipe_of(*settings):
 
 @contextmanager
 def full_disk(most: int) -> Iterator[None]:
-    """Within it the kernel lets no file grow beyond so many bytes, as a full disk would."""
+    """A context in which no file can exceed a number of bytes, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:

@@ -56,7 +56,7 @@ def test_a_bundle_of_schema_1_whose_rows_count_alike_still_works(run, tmp_path, 
         return {p.runtime: failing(p.checks) for p in parity}
 
     assert not any(unequal(old).values())
-    # With the wrong schema the same check would fail: it tells the two apart.
+    # With the wrong schema the same check would fail: it distinguishes the two.
     assert set(map(frozenset, unequal(new).values())) == {frozenset({"adapt, unequal classes"})}
 
 

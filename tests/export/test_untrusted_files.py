@@ -1,4 +1,4 @@
-"""Files of strangers: nothing of them runs, nothing leaves their folder, no size is believed."""
+"""Untrusted files: no code in them runs, no path leaves their folder, no size is believed."""
 
 import io
 import json
