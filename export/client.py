@@ -13,7 +13,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from anil_tf.datasets.inputs import Images, check_integer_labels, list_images, read_pixels
+from anil_tf.datasets.inputs import (
+    Images,
+    check_integer_labels,
+    class_names,
+    list_images,
+    read_pixels,
+)
+from anil_tf.datasets.pictures import order_names
 from anil_tf.export.head import Head
 from anil_tf.export.manifest import Manifest, parse_manifest
 from anil_tf.export.runtime.base import BATCH, Adaptation
@@ -105,7 +112,7 @@ class FewShotClient:
     def learn(
         self,
         images: Images,
-        labels: np.ndarray | Sequence[int],
+        labels: np.ndarray | Sequence[int] | Sequence[str],
         names: Sequence[str] | None = None,
         steps: int | None = None,
         learning_rate: float | None = None,
@@ -114,9 +121,10 @@ class FewShotClient:
 
         Args:
             images: M images, as `features` takes them.
-            labels: Class of each image, `0..N-1`; images with another label are ignored.
-            names: Names of the N classes; `"0"`, `"1"` and so on by default, up to the largest
-                label.
+            labels: Class of each image: its name, or an integer `0..N-1`. Images with another
+                integer are ignored.
+            names: Names of the N classes, if labels are integers; `"0"`, `"1"` and so on by
+                default, up to the largest label.
             steps: Number of inner steps; the bundle's own by default.
             learning_rate: Inner learning rate; the bundle's own by default.
 
@@ -130,6 +138,10 @@ class FewShotClient:
         Warns:
             UserWarning: The support loss rose.
         """
+        if names is None and np.asarray(labels).dtype.kind in "OSU":
+            named = class_names(labels)
+            names = order_names(set(named))
+            labels = [names.index(name) for name in named]
         labels = check_integer_labels(labels)
         if names is None:
             names = [str(label) for label in range(int(labels.max(initial=-1)) + 1)]

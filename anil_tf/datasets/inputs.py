@@ -170,7 +170,7 @@ def _name(label: Any, row: int) -> str:
     return str(label)
 
 
-def check_integer_labels(labels: Sequence[int] | np.ndarray) -> np.ndarray:
+def check_integer_labels(labels: Sequence[int] | Sequence[str] | np.ndarray) -> np.ndarray:
     """Labels `[n]` as an array of integers.
 
     Raises:

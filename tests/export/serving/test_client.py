@@ -47,6 +47,14 @@ def test_learn_gives_the_head_that_is_learned_offline(client, offline, images):
     assert head.backbone_sha256 == offline.manifest.backbone_sha256
 
 
+def test_labels_may_be_names(client, images):
+    numbered = client.learn(images[:6], [2, 0, 1, 0, 1, 2], names=["ann", "bob", "cat"])
+    named = client.learn(images[:6], ["cat", "ann", "bob", "ann", "bob", "cat"])
+    assert named.names == numbered.names
+    np.testing.assert_array_equal(named.support_labels, numbered.support_labels)
+    np.testing.assert_allclose(named.kernel, numbered.kernel, **CLOSE)
+
+
 def test_predict_gives_the_probabilities_of_offline(client, offline, images):
     head = client.learn(images[:6], LABELS)
     _, expected = offline.predict(offline.features(images[6:]), head.kernel, head.bias)
@@ -108,7 +116,8 @@ def test_steps_and_rate_can_be_chosen(client, offline, images):
         ({"labels": [-1] * 6, "names": ["a", "b"]}, r"at least one image of 'a'"),
         ({"labels": np.eye(3)[[0, 1, 2, 0, 1, 2]]}, r"Turn one-hot rows into numbers"),
         ({"labels": LABELS[:, np.newaxis]}, r"Take the axis away: labels.ravel\(\)"),
-        ({"labels": list("aabbcc")}, "labels must be whole numbers from 0"),
+        ({"labels": ["a", "b", None] * 2}, "Every image must have a label. Received: None"),
+        ({"labels": list("aabbcc"), "names": ["a", "b", "c"]}, "labels must be whole numbers"),
         ({"labels": LABELS + 2**33, "names": ["a", "b"]}, r"at least one image of 'a'"),
         ({"images": np.full((6, 28, 28, 1), 300, np.uint16)}, "image must lie in 0..255"),
     ],
