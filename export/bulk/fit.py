@@ -183,6 +183,7 @@ def _tiles(tasks: Tasks, order: np.ndarray, size: int) -> Iterator[np.ndarray]:
         count = min(count, TILE_TASKS)
         while count > 1:
             most = int(tasks.rows[order[start + count - 1]])
+            # float32 Gram matrices [most, most] and features [most, size] of each task.
             if 4 * count * most * (most + size) <= TILE_BYTES:
                 break
             count //= 2

@@ -41,6 +41,7 @@ class RestTransport:
             backoff_factor=FIRST_PAUSE,
             raise_on_status=False,
         )
+        # Connections that are kept open, for the threads that share a client.
         self._pool = urllib3.PoolManager(retries=retries, timeout=timeout, maxsize=32)
 
     def call(
