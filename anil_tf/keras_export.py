@@ -189,7 +189,7 @@ def _write_litert(model: Any, endpoints: dict[str, Endpoint], path: str) -> None
 
 
 class _Task(keras.Model):
-    """Logits of the queries of one task, for a format with one function a file.
+    """Logits of the queries of one task, for a format with one function per file.
 
     Args:
         model: The model whose backbone, head and inner loop are used.

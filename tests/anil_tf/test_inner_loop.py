@@ -1,5 +1,7 @@
 """Gram and tape forms agree, to second order, with each other and with the equations."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -31,8 +33,16 @@ def draw_task(seed, tasks, rows, ways, size, queries, loss):
     return {name: tf.constant(value) for name, value in task.items()}, *map(tf.constant, labels)
 
 
+class Outcome(NamedTuple):
+    """Query loss, adapted heads (kernels and biases), and the gradient of each float input."""
+
+    loss: tf.Tensor
+    head: tuple[tf.Tensor, tf.Tensor]
+    gradients: dict[str, tf.Tensor]
+
+
 def run(form, task, labels, query_labels, loss, steps, first_order=False):
-    """Query loss, adapted heads, and the gradients of every float input."""
+    """Adapts to the tasks in one form."""
     row_loss = LOSSES[loss]
     with tf.GradientTape() as tape:
         tape.watch(task)
@@ -58,7 +68,7 @@ def run(form, task, labels, query_labels, loss, steps, first_order=False):
             )
             logits = logits_of(head, task["query"])
         total = tf.reduce_sum(task_loss(row_loss, query_labels, logits))
-    return total, head, tape.gradient(total, task, unconnected_gradients="zero")
+    return Outcome(total, head, tape.gradient(total, task, unconnected_gradients="zero"))
 
 
 def assert_close(first, second, bound=1e-10):
@@ -87,11 +97,11 @@ def test_gram_and_tape_agree_in_loss_head_and_every_gradient(
     drawn = draw_task(seed, tasks, rows, ways, size, queries, loss)
     gram = run("gram", *drawn, loss, steps, first_order)
     tape = run("tape", *drawn, loss, steps, first_order)
-    assert_close(gram[0], tape[0])
-    for first, second in zip(gram[1], tape[1], strict=True):
+    assert_close(gram.loss, tape.loss)
+    for first, second in zip(gram.head, tape.head, strict=True):
         assert_close(first, second)
-    for name, gradient in tape[2].items():
-        assert_close(gram[2][name], gradient)
+    for name, gradient in tape.gradients.items():
+        assert_close(gram.gradients[name], gradient)
 
 
 @settings(max_examples=20)
@@ -99,7 +109,7 @@ def test_gram_and_tape_agree_in_loss_head_and_every_gradient(
 def test_both_forms_agree_with_the_equations(seed, tasks, rows, ways, size, steps, loss):
     task, labels, query_labels = draw_task(seed, tasks, rows, ways, size, 1, loss)
     for form in ("gram", "tape"):
-        _, (kernels, biases), _ = run(form, task, labels, query_labels, loss, steps)
+        kernels, biases = run(form, task, labels, query_labels, loss, steps).head
         for index in range(tasks):
             kernel, bias = oracle.adapt(
                 task["support"][index].numpy(),
@@ -116,13 +126,13 @@ def test_both_forms_agree_with_the_equations(seed, tasks, rows, ways, size, step
 @pytest.mark.parametrize("form", ["gram", "tape"])
 def test_second_order_gradients_agree_with_finite_differences(form):
     task, labels, query_labels = draw_task(3, 2, 5, 3, 4, 2, "cross_entropy")
-    _, _, gradients = run(form, task, labels, query_labels, "cross_entropy", 3)
+    gradients = run(form, task, labels, query_labels, "cross_entropy", 3).gradients
     rng = np.random.default_rng(0)
     for name, value in task.items():
         direction = rng.normal(size=value.shape)
         losses = [
             run(form, {**task, name: value + sign * 1e-6 * direction}, labels, query_labels,
-                "cross_entropy", 3)[0]
+                "cross_entropy", 3).loss
             for sign in (1, -1)
         ]  # fmt: skip
         numeric = float(losses[0] - losses[1]) / 2e-6
@@ -132,15 +142,14 @@ def test_second_order_gradients_agree_with_finite_differences(form):
 def test_first_order_changes_gradients_but_not_the_forward_pass():
     drawn = draw_task(1, 2, 5, 3, 4, 2, "cross_entropy")
     second, first = (run("gram", *drawn, "cross_entropy", 3, flag) for flag in (False, True))
-    assert_close(first[0], second[0])
-    assert np.abs(first[2]["support"] - second[2]["support"]).max() > 1e-3
+    assert_close(first.loss, second.loss)
+    assert np.abs(first.gradients["support"] - second.gradients["support"]).max() > 1e-3
 
 
 def test_padding_rows_alone_leave_the_head_as_it_was():
     task, labels, query_labels = draw_task(1, 2, 5, 3, 4, 2, "cross_entropy")
-    _, (kernels, _), _ = run(
-        "gram", task, tf.fill(labels.shape, -1), query_labels, "cross_entropy", 4
-    )
+    padding = tf.fill(labels.shape, -1)
+    kernels, _ = run("gram", task, padding, query_labels, "cross_entropy", 4).head
     np.testing.assert_array_equal(kernels[0], task["kernel"])
 
 
@@ -159,15 +168,15 @@ def test_a_tensor_of_steps_runs_the_same_loop():
 def test_a_rate_a_step_is_a_step_at_each_rate_and_the_last_for_the_rest(form):
     task, labels, query_labels = draw_task(2, 1, 5, 3, 4, 2, "cross_entropy")
     rates = [0.4, 0.1, 0.1]
-    once = run(form, {**task, "rate": tf.constant(rates[:2], tf.float64)}, labels, query_labels,
-               "cross_entropy", 3)  # fmt: skip
+    with_rates = {**task, "rate": tf.constant(rates[:2], tf.float64)}
+    at_once = run(form, with_rates, labels, query_labels, "cross_entropy", 3)
     kernel, bias = task["kernel"], task["bias"]
     for rate in rates:
         one_step = {**task, "kernel": kernel, "bias": bias, "rate": tf.constant(rate, tf.float64)}
-        _, (kernels, biases), _ = run(form, one_step, labels, query_labels, "cross_entropy", 1)
+        kernels, biases = run(form, one_step, labels, query_labels, "cross_entropy", 1).head
         kernel, bias = kernels[0], biases[0]
-    assert_close(once[1][0][0], kernel, 1e-12)
-    assert_close(once[1][1][0], bias, 1e-12)
+    assert_close(at_once.head[0][0], kernel, 1e-12)
+    assert_close(at_once.head[1][0], bias, 1e-12)
 
 
 @pytest.mark.parametrize("steps", [1, 5])
