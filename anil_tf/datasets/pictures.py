@@ -192,7 +192,7 @@ def find_classes(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path
         ValueError: It holds no class folder, or a class folder without an image.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder. Expected one folder a class in it")
+        raise FileNotFoundError(f"{root} is not a folder. Expected one folder per class in it")
     classes: dict[str, list[Path]] = {}
     left_out: dict[str, list[Path]] = {}
     for folder in sorted(root.iterdir()):

@@ -80,7 +80,7 @@ MISTAKES = {
     ),
     "a folder that is not there": (
         f"{TRAIN} nowhere",
-        "nowhere is not a folder. Expected one folder a class in it",
+        "nowhere is not a folder. Expected one folder per class in it",
     ),
     "pictures that are not in folders of classes": (
         f"{TRAIN} photographs/a",

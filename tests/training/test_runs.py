@@ -265,7 +265,7 @@ def photographs(shared_data, tmp_path_factory) -> dict[str, list[Path]]:
 
 
 def test_photographs_of_a_users_own_folder_train(photographs, tmp_path):
-    """The recipe of the groceries, on one folder a class."""
+    """The recipe of the groceries, on one folder per class."""
     for group in sorted(photographs)[:9]:
         folder = tmp_path / "photographs" / group
         folder.mkdir(parents=True)
