@@ -75,13 +75,14 @@ def test_fit_lowers_the_loss(sampler):
 
 def test_evaluate_scores_the_logits_of_predict(sampler):
     model = make_model()
-    fit(model, sampler)
+    fit(model, sampler, 1)
     scores = model.evaluate(sampler.dataset(10, 2), return_dict=True, verbose=0)
     logits = model.predict(sampler.dataset(10, 2), verbose=0)
     labels = np.stack([sampler.episode(index)["query_y"] for index in range(20)])
     right = np.mean(logits.argmax(-1) == labels, axis=1)
     mean, interval = mean_and_ci95(right)
     assert scores["accuracy"] == pytest.approx(mean, abs=1e-6)
+    assert interval > 0
     assert scores["accuracy_ci95"] == pytest.approx(interval, abs=1e-5)
     chosen = np.take_along_axis(log_softmax(logits), labels[..., np.newaxis], -1)
     expected = -chosen.mean()
