@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from anil_tf.support.registration import register_with_keras
 from anil_tf.support.untrusted import DAMAGE, check_members
 
 MODEL_BYTES = 2**33  # of a .keras file, unpacked
@@ -20,9 +21,7 @@ def load_model(path: str | Path) -> Any:
     """
     import keras
 
-    import anil_tf.maml
-    import anil_tf.nil  # noqa: F401  a model may be of their classes: loading needs them registered
-
+    register_with_keras()
     path = Path(path)
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
@@ -31,4 +30,5 @@ def load_model(path: str | Path) -> Any:
                 raise ValueError(f"{damaged} does not fit its checksum")
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except (*DAMAGE, AttributeError, IndexError) as error:
-        raise ValueError(f"{path} is not a model that can be loaded: {error}") from error
+        reason = str(error).partition(" Full object config")[0]
+        raise ValueError(f"{path} is not a model that can be loaded: {reason}") from error

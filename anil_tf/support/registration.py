@@ -78,8 +78,11 @@ class _KerasFinder(MetaPathFinder):
         """The module's specification, for Keras alone."""
         if fullname != "keras":
             return None
-        sys.meta_path.remove(self)  # once is enough, and the search below must not come back here
-        spec = importlib.util.find_spec(fullname)
+        sys.meta_path.remove(self)  # the search below must not come back here
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            sys.meta_path.insert(0, self)  # whoever asks may not import it yet
         if spec is not None and spec.loader is not None:
             spec.loader = _KerasLoader(spec.loader)
         return spec
@@ -104,4 +107,5 @@ class _KerasLoader(Loader):
         if spec is not None:
             spec.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
+        sys.meta_path[:] = [each for each in sys.meta_path if not isinstance(each, _KerasFinder)]
         _add_stand_ins(module)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -193,6 +195,12 @@ def test_evaluation_learns_other_ways_and_shots_than_trained(run, tree):
         run, tree, overrides={"episodes": 3, "ways": 2, "shots": 4, "inner_steps": 9}
     )
     assert (figures["ways"], figures["shots"], figures["inner_steps"]) == (2, 4, 9)
+
+
+def test_the_command_evaluates_a_run_in_a_process_of_its_own(run, tree):
+    command = [sys.executable, "-m", "anil_tf", "evaluate", run, "--data-dir", tree]
+    done = subprocess.run([*command, "--episodes", "2"], capture_output=True, text=True)
+    assert done.returncode == 0 and "2 episodes of the test split" in done.stdout, done.stderr
 
 
 def test_a_bundle_scores_as_its_run_on_the_same_episodes(run, tree, tmp_path):

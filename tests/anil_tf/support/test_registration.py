@@ -39,6 +39,7 @@ def saved(tmp_path_factory):
         "import anil_tf, keras, sys",
         "import keras, anil_tf, sys",
         "import anil_tf.metrics, keras, sys",
+        "import anil_tf, importlib.util, sys\nimportlib.util.find_spec('keras')\nimport keras",
     ],
 )
 def test_keras_loads_every_model_after_a_bare_import(saved, imports):
