@@ -114,7 +114,7 @@ def _summary(
         f"  after adaptation   {figures['accuracy']:7.2%} +- {figures['ci95']:.2%}\n"
         f"Five letters learned from {SHOTS} drawings each, on ONNX Runtime:\n{learned}\n"
         f"Picture of them: {picture}\n\n"
-        "Next, learn classes of your own, one folder of pictures a class, and name a picture:\n"
+        "Next, learn classes of your own, one folder of pictures per class, and name a picture:\n"
         f"  .venv/bin/anil adapt {bundle} --support YOUR_FOLDER --output mine.npz\n"
         f"  .venv/bin/anil predict {bundle} --head mine.npz PICTURE\n"
         "Or train on photographs of your own:\n"
