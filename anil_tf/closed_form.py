@@ -8,6 +8,7 @@ operations only; every size is dynamic.
 import tensorflow as tf
 
 from anil_tf.inner_loop import LinearAdaptation, gram_loop, gram_matrix
+from anil_tf.losses import weigh_rows
 
 Tensors = dict[str, tf.Tensor]
 
@@ -67,14 +68,6 @@ def adapt(
         "final_loss": loss(adapted_logits),
         "rows_used": tf.cast(tf.reduce_sum(counted), tf.int32),
     }
-
-
-def weigh_rows(targets: tf.Tensor) -> tf.Tensor:
-    """Weights `[M, 1]` of one-hot rows `[M, N]`: `anil_tf.losses.row_weights` in few operations."""
-    rows_of_class = tf.reduce_sum(targets, axis=0)
-    classes = tf.reduce_sum(tf.minimum(rows_of_class, 1.0))
-    rows_alike = tf.reduce_sum(targets * rows_of_class, axis=1, keepdims=True)
-    return tf.minimum(rows_alike, 1.0) / tf.maximum(classes * rows_alike, 1.0)
 
 
 def predict(features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> Tensors:

@@ -198,11 +198,18 @@ def row_weights(
     if labels.dtype.is_floating:
         ones = tf.ones_like(labels[..., 0], dtype)
         return ones / tf.reduce_sum(ones, axis=-1, keepdims=True)
-    one_hot = tf.one_hot(tf.cast(labels, tf.int32), ways, dtype=dtype)
+    return weigh_rows(tf.one_hot(tf.cast(labels, tf.int32), ways, dtype=dtype))[..., 0]
+
+
+def weigh_rows(one_hot: tf.Tensor) -> tf.Tensor:
+    """Weights `[..., M, 1]` of one-hot labels `[..., M, N]`, as `row_weights` defines them.
+
+    Operations that every exported format has.
+    """
     rows_of_class = tf.reduce_sum(one_hot, axis=-2, keepdims=True)
-    classes = tf.reduce_sum(tf.minimum(rows_of_class, 1.0), axis=-1)
-    rows_alike = tf.reduce_sum(one_hot * rows_of_class, axis=-1)  # 0 for padding
-    return tf.math.divide_no_nan(tf.minimum(rows_alike, 1.0), classes * rows_alike)
+    classes = tf.reduce_sum(tf.minimum(rows_of_class, 1.0), axis=-1, keepdims=True)
+    rows_alike = tf.reduce_sum(one_hot * rows_of_class, axis=-1, keepdims=True)  # 0 for padding
+    return tf.minimum(rows_alike, 1.0) / tf.maximum(classes * rows_alike, 1.0)
 
 
 def task_loss(loss: RowLoss, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

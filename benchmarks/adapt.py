@@ -20,12 +20,12 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from anil_tf import backbones
-from anil_tf.closed_form import weigh_rows
 from anil_tf.export import layout
 from anil_tf.export.signatures import declare
 from anil_tf.export.writers.graphs import Graphs, InitialHead, build_graphs
 from anil_tf.export.writers.litert import export_litert
 from anil_tf.export.writers.onnx import export_onnx
+from anil_tf.losses import weigh_rows
 from anil_tf.support.json_files import write_json
 
 ROWS, WAYS = 25, 5
