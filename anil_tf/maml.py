@@ -120,14 +120,7 @@ class _BackboneLoop(AdaptiveModel):
     ) -> Predictions:
         """The queries' logits before and after adapting to each task.
 
-        Args:
-            inputs: `support_x`, `support_y` and `query_x` of T tasks.
-            training: Whether the outer loop learns from the predictions.
-            ways: Number of classes of these tasks; by default that of training.
-            steps: Number of inner steps; by default the model's own.
-
-        Returns:
-            Logits `[T, Q, ways]` before adaptation, or None in training, and after it.
+        Arguments and result are those of `EpisodicModel.adapt_and_predict`.
         """
         initial = initial_weights(self, ways)
         adapting = adapting_weights(self, initial)
@@ -160,7 +153,7 @@ class MAML(_BackboneLoop):
     """Model-Agnostic Meta-Learning (Finn et al., ICML 2017, https://arxiv.org/abs/1703.03400).
 
     Backbone and head adapt to each task; `first_order=True` is its first-order approximation. Data,
-    training and arguments are those of `ANIL`, except for `norm`:
+    training and arguments are those of `ANIL`, except for `norm`.
 
     Args:
         backbone: A Keras model from inputs `[B, ...]` to features `[B, D]`.

@@ -131,14 +131,7 @@ class ANIL(AdaptiveModel):
     ) -> Predictions:
         """The queries' logits before and after adapting the head to each task.
 
-        Args:
-            inputs: `support_x`, `support_y` and `query_x` of T tasks.
-            training: Whether the outer loop learns from the predictions.
-            ways: Number of classes of these tasks; by default that of training.
-            steps: Number of inner steps; by default the model's own.
-
-        Returns:
-            Logits `[T, Q, ways]` under the initial head and under the adapted heads.
+        Arguments and result are those of `EpisodicModel.adapt_and_predict`.
         """
         labels = self.support_labels(inputs)
         support, query = self.embed(inputs["support_x"], inputs["query_x"], training)
