@@ -24,6 +24,7 @@ from anil_tf.closed_form import Tensors, adapt
 from anil_tf.export import layout
 from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL, TensorSpec
 from anil_tf.export.writers.graphs import Graphs, InitialHead, specs
+from anil_tf.export.writers.litert_rsqrt import replace_rsqrt
 
 # `adapt_and_predict` takes three calls with LiteRT, as with ONNX.
 SIGNATURES = ("features", "initial_head", "adapt", "predict")
@@ -159,6 +160,7 @@ def write_functions(
             raise ValueError(
                 f"LiteRT cannot be written: {reason}. Change the backbone, or export without litert"
             ) from error
+    content = replace_rsqrt(content)
     check_builtin(content)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)

@@ -1,5 +1,8 @@
 """Classes of unequal size in Node and in a browser: as many queries are right as in float64."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from anil_tf.export.runtime import open_bundle
 from anil_tf.export.verify import reference
 from anil_tf.training.evaluate import evaluate_episodes
 from tests.export.conftest import IMAGE_SHAPE, make_run
+from tests.export.more_runtimes import MORE_RUNTIMES
 
 EPISODES, LEARNING_RATE, STEPS = 8, 3.0, 5
 
@@ -68,3 +72,12 @@ def test_classes_of_unequal_size_are_learned_as_in_float64(
     assert figures["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-9)
     assert figures["accuracy_by_shots"] == pytest.approx(expected["accuracy_by_shots"], abs=1e-9)
     assert figures["accuracy_by_shots"]["1"] > 0.5
+
+
+def test_the_command_of_the_tools_knows_every_runtime(tmp_path, repository):
+    words = ["tools.all_runtimes", "evaluate", str(tmp_path), "--runtime", "abacus"]
+    process = subprocess.run(
+        [sys.executable, "-m", *words], capture_output=True, text=True, cwd=repository
+    )
+    assert process.returncode == 2
+    assert all(f"'{name}'" in process.stderr for name in ["onnx", *MORE_RUNTIMES])

@@ -1,18 +1,15 @@
 """Which Keras layers a backbone may have: each is exported to ONNX and LiteRT and run there."""
 
+import sys
+
 import keras
 import numpy as np
-import onnxruntime
 import pytest
-from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
-from anil_tf.export.signatures import declare
 from anil_tf.export.verify.cases import measure
-from anil_tf.export.writers import onnx as onnx_writer
-from anil_tf.export.writers.graphs import InitialHead, build_graphs
-from anil_tf.export.writers.litert import write_functions
 from anil_tf.export.writers.precision import check_copies, with_precision
+from tests.export.writers.formats import RUNS, prepare
 
 SHAPE = (8, 8, 3)
 BOTH = ("onnx", "litert")
@@ -66,16 +63,28 @@ LAYERS = {
     "UnitNormalization": (layers.UnitNormalization, BOTH),
     "SpectralNormalization": (lambda: layers.SpectralNormalization(layers.Conv2D(4, 3)), BOTH),
     "PReLU": (layers.PReLU, BOTH),
+    "ReLU": (layers.ReLU, BOTH),
+    "ReLU, up to 6": (lambda: lambda x: layers.ReLU(6)(layers.Rescaling(20)(x)), BOTH),
     "Conv2D": (lambda: layers.Conv2D(4, 3), BOTH),
+    "Conv2D, same": (lambda: layers.Conv2D(4, 3, padding="same"), BOTH),
     "Conv2D, strides": (lambda: layers.Conv2D(4, 3, 2, padding="same"), BOTH),
+    "Conv2D, strides without padding": (lambda: layers.Conv2D(4, 3, 2), BOTH),
     "Conv2D, dilated": (lambda: layers.Conv2D(4, 3, dilation_rate=2), BOTH),
     "Conv2D, groups": (lambda: layers.Conv2D(6, 3, groups=3), BOTH),
+    "Conv2D, groups with padding": (lambda: layers.Conv2D(3, 3, groups=3, padding="same"), BOTH),
     "Conv2DTranspose": (lambda: layers.Conv2DTranspose(4, 3, 2), BOTH),
     "DepthwiseConv2D": (lambda: layers.DepthwiseConv2D(3), BOTH),
+    "DepthwiseConv2D, same": (lambda: layers.DepthwiseConv2D(3, padding="same"), BOTH),
+    "DepthwiseConv2D, strides": (lambda: layers.DepthwiseConv2D(3, 2), BOTH),
+    "DepthwiseConv2D, same, strides": (lambda: layers.DepthwiseConv2D(3, 2, "same"), BOTH),
     "SeparableConv2D": (lambda: layers.SeparableConv2D(4, 3), BOTH),
+    "SeparableConv2D, same": (lambda: layers.SeparableConv2D(4, 3, padding="same"), BOTH),
+    "SeparableConv2D, strides": (lambda: layers.SeparableConv2D(4, 3, 2), BOTH),
     "Conv3D": (lambda: lambda x: layers.Conv3D(2, 2)(layers.Reshape((2, 4, 8, 3))(x)), BOTH),
     "AveragePooling2D": (lambda: layers.AveragePooling2D(2), BOTH),
+    "AveragePooling2D, same": (lambda: layers.AveragePooling2D(3, 1, "same"), BOTH),
     "MaxPooling2D": (layers.MaxPooling2D, BOTH),
+    "MaxPooling2D, same": (lambda: layers.MaxPooling2D(3, 2, "same"), BOTH),
     "GlobalAveragePooling2D": (layers.GlobalAveragePooling2D, BOTH),
     "GlobalMaxPooling2D": (layers.GlobalMaxPooling2D, BOTH),
     "UpSampling2D": (layers.UpSampling2D, BOTH),
@@ -99,6 +108,16 @@ LAYERS = {
     "Concatenate": (lambda: merging(layers.Concatenate()), BOTH),
     "Maximum": (lambda: merging(layers.Maximum()), BOTH),
     "Multiply": (lambda: merging(layers.Multiply()), BOTH),
+    "LayerScale of ConvNeXt": (
+        lambda: sys.modules[keras.applications.ConvNeXtTiny.__module__].LayerScale(0.5, 3),
+        BOTH,
+    ),
+    "CustomScaleLayer of InceptionResNetV2": (
+        lambda: merging(
+            sys.modules[keras.applications.InceptionResNetV2.__module__].CustomScaleLayer(0.5)
+        ),
+        BOTH,
+    ),
     "Conv1D": (lambda: sequence(layers.Conv1D(4, 3)), BOTH),
     "Conv1D, causal": (lambda: sequence(layers.Conv1D(4, 3, padding="causal")), BOTH),
     "SeparableConv1D": (lambda: sequence(layers.SeparableConv1D(4, 3)), BOTH),
@@ -139,35 +158,20 @@ def make_backbone(part):
     return keras.Model(image, layers.Dense(4)(x))
 
 
-def run_onnx(graphs, images, folder):
-    path = folder / "backbone.onnx"
-    onnx_writer.export_function(graphs, "features", path)
-    return onnxruntime.InferenceSession(path).run(None, {"image": images})[0]
-
-
-def run_litert(graphs, images, folder):
-    path = folder / "features.tflite"
-    write_functions({"features": graphs.functions["features"]}, graphs.weights, path)
-    return Interpreter(str(path)).get_signature_runner("features")(image=images)["features"]
-
-
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_is_exported_or_refused_in_one_line(name, tmp_path):
     part, formats = LAYERS[name]
     backbone = make_backbone(part)
     images = np.random.default_rng(1).integers(0, 256, (4, *SHAPE), np.uint8)
-    exported, precise = (with_precision(backbone, dtype) for dtype in ("float32", "float64"))
-    check_copies(backbone, exported, precise, images)
+    graphs, _ = prepare(backbone, images)
     expected = {"features": backbone(images, training=False).numpy()}
-    head = InitialHead(np.zeros((4, 1), np.float32), np.zeros(1, np.float32), True, 0.1, 1, 5)
-    graphs = build_graphs(exported, head, declare(SHAPE, "uint8", 4))
-    for kind, run in (("onnx", run_onnx), ("litert", run_litert)):
+    for kind in BOTH:
         if kind in formats:
-            found = {"features": run(graphs, images, tmp_path)}
+            found = {"features": RUNS[kind](graphs, images, tmp_path)}
             assert measure(found, (expected,)) < 1e-5, kind
         else:
             with pytest.raises(ValueError, match=REFUSALS[name, kind]):
-                run(graphs, images, tmp_path)
+                RUNS[kind](graphs, images, tmp_path)
 
 
 class Remembering(layers.Layer):

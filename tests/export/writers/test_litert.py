@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,6 +19,7 @@ from anil_tf.export.signatures import NO_CLASS_BIAS, declare
 from anil_tf.export.verify import reference
 from anil_tf.export.writers.graphs import InitialHead, build_graphs, specs
 from anil_tf.export.writers.litert import export_litert, quantize_litert, write_functions
+from tests.export.writers.formats import RUNS, prepare
 
 FILES = [layout.LITERT, layout.LITERT_STATIC]
 NAMES = ["adapt", "features", "initial_head", "predict"]
@@ -221,3 +223,16 @@ def test_eight_bit_features_are_close(int8, bundle, images):
 def test_the_model_card_says_how_to_fill_up_the_static_file(bundle):
     card = (bundle / layout.MODEL_CARD).read_text(encoding="utf-8")
     assert "label -1" in card and "bias\n-1e+30" in card
+
+
+def test_features_of_unit_length_are_zero_where_there_is_nothing(tmp_path):
+    """A black image: `0 * min(1 / sqrt(0), 1e12)`, which LiteRT's own RSQRT makes NaN."""
+    image = keras.Input((4, 4, 3))
+    pixels = keras.layers.Flatten()(image)
+    backbone = keras.Model(image, keras.layers.UnitNormalization()(pixels))
+    images = np.stack([np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 7, np.uint8)])
+    graphs, _ = prepare(backbone, images)
+    for kind, run in RUNS.items():
+        features = run(graphs, images, tmp_path)
+        np.testing.assert_allclose(features, backbone(images), atol=1e-6, err_msg=kind)
+        assert not features[0].any() and features[1].all()
