@@ -1,10 +1,10 @@
 """Backbones of `keras.applications`, by name, with weights from a file.
 
-Nothing is downloaded: without a file the weights are random. The graph contains the network's own
-`preprocess_input`, so a client sends the bytes it has. The last map is averaged over its positions,
-to `[B, D]`.
+By default the weights are random. `weights="imagenet"` downloads Keras's own; a file needs no
+network connection. The graph contains the network's own `preprocess_input`, so a client sends the
+bytes it has. The last map is averaged over its positions, to `[B, D]`.
 
-With a network connection, this writes a file of weights (your own training may write one too):
+This writes a file of weights (your own training may write one too):
 
     keras.applications.MobileNetV2(include_top=False).save_weights("mobilenet.weights.h5")
 
@@ -65,10 +65,9 @@ def build(
     Args:
         constructor: Constructor of the application, such as `keras.applications.MobileNetV2`.
         input_shape: Height, width and 3 channels.
-        weights: Path of a `.weights.h5` or `.keras` file of the application without its top. By
-            default the weights are random.
-        trainable: Whether the outer loop trains it. If not, it runs in inference mode in training
-            too: batch norm uses its moving averages, and there is no dropout.
+        weights: `"imagenet"`, which Keras downloads, or the path of a `.weights.h5` or `.keras`
+            file of the application without its top. By default the weights are random.
+        trainable: Whether the outer loop trains it; see `freeze`.
         cosine: Whether features have unit length; see `anil_tf.backbones`.
 
     Returns:
@@ -83,17 +82,14 @@ def build(
             f"{PREFIX}{constructor.__name__} takes images of 3 channels: input_shape must be "
             f"(height, width, 3). Received: {list(input_shape)}"
         )
+    imagenet = weights if weights == "imagenet" else None
     application = constructor(
-        include_top=False, weights=None, input_shape=tuple(input_shape), pooling="avg"
+        include_top=False, weights=imagenet, input_shape=tuple(input_shape), pooling="avg"
     )
-    if weights is not None:
+    if weights is not None and imagenet is None:
         application = _load(application, Path(weights), constructor.__name__)
-    application.trainable = trainable
     if not trainable:
-        # Unlike batch norm, dropout ignores `trainable`.
-        for layer in flatten_layers(application):
-            if isinstance(layer, keras.layers.Dropout):
-                layer.rate = 0.0
+        freeze(application)
     image = keras.Input(input_shape, name="image")
     module = sys.modules[constructor.__module__]  # it also has the preprocessing
     x = application(module.preprocess_input(image))
@@ -104,11 +100,23 @@ def build(
     return keras.Model(image, x, name=application.name)
 
 
+def freeze(network: keras.Model) -> None:
+    """Keeps the weights of a network as they are, and runs it in inference mode in training too.
+
+    Batch norm uses its moving averages, and there is no dropout.
+    """
+    network.trainable = False
+    for layer in flatten_layers(network):
+        if isinstance(layer, keras.layers.Dropout):  # unlike batch norm, it ignores `trainable`
+            layer.rate = 0.0
+
+
 def _load(application: keras.Model, path: Path, name: str) -> keras.Model:
     if not path.is_file():
         raise FileNotFoundError(
-            f"weights: there is no file {path}. Where there is a network, "
-            f"{PREFIX}{name}(include_top=False).save_weights('FILE.weights.h5') writes one"
+            f"weights: there is no file {path}. Where there is a network, weights = 'imagenet' "
+            f"downloads Keras's own, and "
+            f"{PREFIX}{name}(include_top=False).save_weights('FILE.weights.h5') writes a file"
         )
     try:
         if path.suffix != ".keras":

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import keras
 
 from anil_tf import applications
+from anil_tf.efficientnet_lite import efficientnet_lite0
 from anil_tf.normalization import NormalizedConvolution
 from anil_tf.support.hints import did_you_mean
 
@@ -166,6 +167,7 @@ def mlp(input_shape: tuple[int, ...] = (1,), units: int = 40, layers: int = 2) -
 BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "conv4": conv4,
     "conv4_strided": conv4_strided,
+    "efficientnet_lite0": efficientnet_lite0,
     "resnet12": resnet12,
     "mlp": mlp,
 }

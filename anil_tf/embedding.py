@@ -4,6 +4,8 @@ Each policy computes the features of a task's support and query images:
 
 - `BatchStatistics` (`norm="batch"`): statistics of the whole meta-batch in training, moving
   averages afterwards. Inductive.
+- `FrozenStatistics` (`norm="frozen"`): moving averages, in training too. For a backbone that was
+  trained before. Inductive.
 - `SupportStatistics` (`norm="support"`): statistics of the task's support set, for its queries
   too. Inductive (MetaBN in Bronskill et al. 2020).
 - `TaskStatistics` (`norm="task"`): statistics of the images at hand, support and query apart.
@@ -20,7 +22,7 @@ from anil_tf.inner_loop import Tensors
 from anil_tf.normalization import keeping_statistics
 from anil_tf.tasks import FLOATS, map_tasks, sizes
 
-Norm = Literal["batch", "support", "task"]
+Norm = Literal["batch", "frozen", "support", "task"]
 
 
 class Embedding:
@@ -117,10 +119,8 @@ class Embedding:
         return tf.cast(features, tf.float32), after
 
 
-class BatchStatistics(Embedding):
-    """Statistics of the whole meta-batch in training, moving averages afterwards."""
-
-    spans_replicas = True
+class FrozenStatistics(Embedding):
+    """Moving averages, in training too: the backbone always runs in inference mode."""
 
     def run(
         self,
@@ -132,8 +132,9 @@ class BatchStatistics(Embedding):
         return self._run(images, weights, statistics, training=False)
 
     def embed_images(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Features `[B, D]` in float32; in training the moving averages are updated."""
-        return tf.cast(self.backbone(images, training=training), tf.float32)
+        """Features `[B, D]` in float32 of images `[B, ...]`."""
+        del training
+        return tf.cast(self.backbone(images, training=False), tf.float32)
 
     def embed_sets(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Features `[T, B, D]` in one pass over all images `[T, B, ...]`."""
@@ -146,6 +147,16 @@ class BatchStatistics(Embedding):
         """Features of T tasks in one pass over every image; see `Embedding.embed`."""
         features = self.embed_sets(tf.concat([support, query], axis=1), training)
         return tf.split(features, [sizes(support, 2)[1], sizes(query, 2)[1]], axis=1)
+
+
+class BatchStatistics(FrozenStatistics):
+    """Statistics of the whole meta-batch in training, moving averages afterwards."""
+
+    spans_replicas = True
+
+    def embed_images(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Features `[B, D]` in float32; in training the moving averages are updated."""
+        return tf.cast(self.backbone(images, training=training), tf.float32)
 
 
 class SupportStatistics(Embedding):
@@ -182,6 +193,7 @@ class TaskStatistics(Embedding):
 
 POLICIES: dict[str, type[Embedding]] = {
     "batch": BatchStatistics,
+    "frozen": FrozenStatistics,
     "support": SupportStatistics,
     "task": TaskStatistics,
 }

@@ -110,11 +110,11 @@ def check_settings(model: Any) -> None:
         raise ValueError(
             "The exported inner loop has one learning rate: train with learn_inner_lr=true"
         )
-    if model.norm != "batch":
+    if model.norm not in ("batch", "frozen"):
         raise ValueError(
             f"A model trained with norm='{model.norm}' normalises an image by those beside it. "
             "Exported, it would use moving averages that it was never trained or evaluated with: "
-            "train with norm='batch' to export"
+            "train with norm='batch' or norm='frozen' to export"
         )
 
 

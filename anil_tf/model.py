@@ -55,6 +55,8 @@ class ANIL(AdaptiveModel):
             losses of this package and of Keras are known.
         norm: `"batch"`: batch norm uses the statistics of the whole meta-batch in training and
             moving averages afterwards (inductive: the exported model is the one evaluated).
+            `"frozen"`: moving averages in training too, and no dropout, for a backbone that was
+            trained before (inductive).
             `"support"`: statistics of the task's support set, for its queries too (inductive;
             MetaBN in Bronskill et al. 2020). `"task"`: always the statistics of the images at
             hand, support and query apart, as in the paper's code (transductive).

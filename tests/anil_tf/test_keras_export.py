@@ -143,7 +143,7 @@ def test_what_is_not_supported_is_refused_in_one_line(tmp_path, arguments, messa
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: tiny_model(norm="task"), "train with norm='batch' to export"),
+        (lambda: tiny_model(norm="task"), "train with norm='batch' or norm='frozen' to export"),
         (lambda: tiny_model(loss="mse"), "loss='cross_entropy' are exported"),
         (lambda: MAML(backbones.conv4((16, 16, 3)), norm="task"), "adapts the head alone"),
     ],
