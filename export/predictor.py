@@ -208,13 +208,13 @@ class Predictor:
         if not len(images):
             raise ValueError("There must be at least one image. Received: none")
         manifest = self.runtime.manifest
-        shape, dtype = manifest.image_shape, manifest.image_dtype
+        take = manifest.image_shape, manifest.image_dtype, manifest.crops
         starts = range(0, len(images), BATCH)
         hidden = None if self.progress and len(starts) > 1 else True  # None: only on a terminal
         bar = tqdm(starts, "Features", unit="batch", leave=False, disable=hidden)
         return np.concatenate(
             [
-                self.runtime.features(read_pixels(images[start : start + BATCH], shape, dtype))
+                self.runtime.features(read_pixels(images[start : start + BATCH], *take))
                 for start in bar
             ]
         )

@@ -60,8 +60,16 @@ def list_images(images: Any, shape: tuple[int, ...]) -> np.ndarray | list[Any]:
     return array[np.newaxis] if array.shape == shape else array
 
 
-def read_pixels(images: np.ndarray | list[Any], shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def read_pixels(
+    images: np.ndarray | list[Any], shape: tuple[int, ...], dtype: str, crop: bool = True
+) -> np.ndarray:
     """A batch from `list_images` as one array `[n, *shape]`; files are read in threads.
+
+    Args:
+        images: Result of `list_images`.
+        shape: The model's shape of one image.
+        dtype: The model's dtype of images.
+        crop: Whether pictures are cropped to the model's aspect ratio; see `pictures.to_array`.
 
     Raises:
         ValueError: A file does not decode, or an array does not have the model's shape.
@@ -69,10 +77,10 @@ def read_pixels(images: np.ndarray | list[Any], shape: tuple[int, ...], dtype: s
     if isinstance(images, np.ndarray):
         return images
     with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(lambda image: _read(image, shape, dtype), images)))
+        return np.stack(list(pool.map(lambda image: _read(image, shape, dtype, crop), images)))
 
 
-def _read(image: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def _read(image: Any, shape: tuple[int, ...], dtype: str, crop: bool) -> np.ndarray:
     if isinstance(image, FILE_OR_PICTURE):
         if dtype != "uint8" or len(shape) != 3:
             raise ValueError(
@@ -80,8 +88,8 @@ def _read(image: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
                 f"Received: {_describe(image)}"
             )
         if isinstance(image, Image.Image):
-            return to_array(image, (shape[0], shape[1], shape[2]))
-        return read_image(Path(image), (shape[0], shape[1], shape[2]))
+            return to_array(image, (shape[0], shape[1], shape[2]), crop)
+        return read_image(Path(image), (shape[0], shape[1], shape[2]), crop)
     if not hasattr(image, "__array__") and not isinstance(image, list | tuple):
         received = _describe(image)
         raise ValueError(f"An image is a file, a Pillow image or an array. Received: {received}")

@@ -21,17 +21,19 @@ ORIENTATION = 0x0112  # the EXIF tag
 LEFTOVERS = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini"})  # of other systems
 
 
-def to_array(image: Image.Image, image_shape: Shape) -> np.ndarray:
+def to_array(image: Image.Image, image_shape: Shape, crop: bool = True) -> np.ndarray:
     """Convert a picture to the model's shape, in training and on the device.
 
     The first frame is taken. It is turned upright by its EXIF orientation, composited on white
-    where it is transparent, made grey or RGB, and resized by a Lanczos filter to the model's height
-    and width. 16-bit pixels keep their upper byte; float pixels lie in 0..1. Color profiles are
-    ignored.
+    where it is transparent, made grey or RGB, cropped to the largest centred box of the model's
+    aspect ratio, and resized by a Lanczos filter to the model's height and width. 16-bit pixels
+    keep their upper byte; float pixels lie in 0..1. Color profiles are ignored.
 
     Args:
         image: Any Pillow image.
         image_shape: Height, width and channels (1: grey, 3: RGB).
+        crop: Whether to crop. Bundles of schema 1 and 2 were made without: their pictures were
+            stretched.
 
     Returns:
         uint8 `[H, W, C]`.
@@ -44,10 +46,20 @@ def to_array(image: Image.Image, image_shape: Shape) -> np.ndarray:
         raise ValueError(f"Images have 1 or 3 channels. Received: image_shape={image_shape}")
     image = _on_white(_to_bytes(_turn_upright(image)))
     image = image.convert("L" if channels == 1 else "RGB")
+    if crop:
+        image = image.crop(_centre_box(image.size, (width, height)))
     # Rows first: Pillow 13 would choose the order itself, and another order rounds otherwise.
     for size in ((width, image.height), (width, height)):
         image = image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
     return np.asarray(image, np.uint8).reshape(image_shape)
+
+
+def _centre_box(size: tuple[int, int], model: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the largest centred box of the model's aspect ratio."""
+    width = max(1, min(size[0], size[1] * model[0] // model[1]))
+    height = max(1, min(size[1], size[0] * model[1] // model[0]))
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return left, top, left + width, top + height
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
@@ -90,7 +102,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     return image if image.mode in ("1", "L") else image.convert("RGB")
 
 
-def read_image(path: Path, image_shape: Shape) -> np.ndarray:
+def read_image(path: Path, image_shape: Shape, crop: bool = True) -> np.ndarray:
     """Read a picture's file as uint8 `[H, W, C]`; see `to_array`.
 
     Raises:
@@ -103,7 +115,7 @@ def read_image(path: Path, image_shape: Shape) -> np.ndarray:
         raise FileNotFoundError(f"There is no image {path}")
     try:
         with _open(path) as image:
-            return to_array(image, image_shape)
+            return to_array(image, image_shape, crop)
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is not an image that decodes: its format is unknown") from error
     except MemoryError:

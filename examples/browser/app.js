@@ -34,7 +34,7 @@ function show({ name, image_shape: shape }) {
   find("#model").textContent =
     `Model: ${name}, ${shape[1]} × ${shape[0]} ${shape[2] === 1 ? "grey" : "colour"} images, ` +
     "on ONNX Runtime Web.";
-  paper = new Paper(find("#paper"), shape, paperChanged);
+  paper = new Paper(find("#paper"), model, paperChanged);
   addClass();
   addClass();
   find("main").inert = false;
@@ -123,7 +123,7 @@ function addClass() {
 
 /** What is on the paper becomes an example of a class. */
 function addExample(owner) {
-  const pixels = toPixels(paper.read(), model.imageShape);
+  const pixels = readPaper();
   const thumbnail = document.createElement("button");
   thumbnail.type = "button";
   thumbnail.title = "Remove this example";
@@ -135,6 +135,11 @@ function addExample(owner) {
   };
   owner.examples.push(example);
   examplesChanged();
+}
+
+/** The bytes of the paper, as the model takes them. */
+function readPaper() {
+  return toPixels(paper.read(), model.imageShape, model.crops);
 }
 
 /** The very bytes that the model gets, as a picture. */
@@ -235,7 +240,7 @@ function predict() {
           const used = head;
           const answer =
             used && !paper.isBlank
-              ? (await model.predict([toPixels(paper.read(), model.imageShape)], used))[0]
+              ? (await model.predict([readPaper()], used))[0]
               : null;
           if (used === head) showProbabilities(answer);
         }

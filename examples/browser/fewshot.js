@@ -34,7 +34,7 @@ export class FewShot {
   static async open(ort, read) {
     const manifest = JSON.parse(new TextDecoder().decode(await read("manifest.json")));
     const { schema_version, image_dtype, image_shape } = manifest;
-    if (![1, 2].includes(schema_version) || image_dtype !== "uint8" || image_shape?.length !== 3) {
+    if (![1, 2, 3].includes(schema_version) || image_dtype !== "uint8" || image_shape?.length !== 3) {
       throw new Error("This is not a bundle of images that this program knows.");
     }
     const sessions = {};
@@ -45,7 +45,9 @@ export class FewShot {
   }
 
   constructor(ort, manifest, sessions) {
-    Object.assign(this, { ort, manifest, sessions, imageShape: manifest.image_shape });
+    const { image_shape: imageShape, schema_version: schema } = manifest;
+    // Before schema 3 pictures were stretched to the model's shape.
+    Object.assign(this, { ort, manifest, sessions, imageShape, crops: schema >= 3 });
   }
 
   /**

@@ -20,7 +20,7 @@ async function main([bundle, support, ...files]) {
   ort.env.wasm.numThreads = 1;
   if (!existsSync(join(bundle, "manifest.json"))) throw new Error(`${bundle} is not a bundle`);
   const model = await FewShot.open(ort, (name) => readFileSync(join(bundle, name)));
-  const read = (file) => toPixels(decode(file), model.imageShape);
+  const read = (file) => toPixels(decode(file), model.imageShape, model.crops);
 
   const classes = listClasses(support);
   const names = classes.map(({ name }) => name);

@@ -1,6 +1,7 @@
 /** A sheet of paper: a canvas that is drawn on by mouse, finger or pen, or holds a photo. */
 
 import { readBitmap } from "./photos.js";
+import { centreBox } from "./pixels.js";
 
 const WIDTH = 560; // the canvas's own pixels, however large it is shown
 const PEN = WIDTH / 18; // of the width of the strokes that Omniglot and glyphs have
@@ -10,7 +11,8 @@ export class Paper {
   #photo = null;
 
   /** `changed` is called whenever what is on the paper changes. */
-  constructor(canvas, [height, width], changed) {
+  constructor(canvas, { imageShape: [height, width], crops }, changed) {
+    this.crops = crops;
     canvas.width = WIDTH;
     canvas.height = Math.round((WIDTH * height) / width);
     this.canvas = canvas;
@@ -42,7 +44,7 @@ export class Paper {
     this.#draw();
   }
 
-  /** Put a photo on the paper, filling it as Python's `read_image` does, without cropping. */
+  /** Put a photo on the paper, cut as the model will see it. */
   show(photo) {
     this.#strokes = [];
     this.#photo = photo;
@@ -84,7 +86,13 @@ export class Paper {
     context.fillStyle = "#fff";
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingQuality = "high";
-    if (this.#photo) context.drawImage(this.#photo, 0, 0, canvas.width, canvas.height);
+    if (this.#photo) {
+      const { width, height } = this.#photo;
+      const whole = { left: 0, top: 0, width, height };
+      const box = this.crops ? centreBox(this.#photo, canvas.height, canvas.width) : whole;
+      const from = [box.left, box.top, box.width, box.height];
+      context.drawImage(this.#photo, ...from, 0, 0, canvas.width, canvas.height);
+    }
     Object.assign(context, { lineWidth: PEN, lineCap: "round", lineJoin: "round" });
     for (const [start, ...rest] of this.#strokes) {
       context.beginPath();

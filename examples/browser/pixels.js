@@ -1,14 +1,18 @@
 /**
  * Any picture to the bytes that a bundle takes, as the Python side makes them: on white where it is
- * transparent, to grey or RGB, then to the model's size by a Lanczos filter, in Pillow's integer
- * arithmetic. The same pixels give the same bytes here and there.
+ * transparent, to grey or RGB, cut to the model's aspect ratio around the centre, then to the model's
+ * size by a Lanczos filter, in Pillow's integer arithmetic. The same pixels give the same bytes here and there.
  */
 
 const LOBES = 3;
 const UNIT = 2 ** 22; // weights are integers: multiples of 1 / UNIT
 
-/** Bytes [height, width, channels] of a picture given as RGBA, as canvas and pngjs give it. */
-export function toPixels({ data, width, height }, [modelHeight, modelWidth, channels]) {
+/**
+ * Bytes [height, width, channels] of a picture given as RGBA, as canvas and pngjs give it. Without
+ * `crop` the picture is stretched, as bundles before schema 3 expect.
+ */
+export function toPixels(picture, [modelHeight, modelWidth, channels], crop = true) {
+  const { data, width, height } = crop ? cutCentre(picture, modelHeight, modelWidth) : picture;
   const rgba = onWhite(data);
   const planes = channels === 1 ? [toGrey(rgba)] : [0, 1, 2].map((c) => take(rgba, c));
   const pixels = new Uint8Array(modelHeight * modelWidth * channels);
@@ -18,6 +22,26 @@ export function toPixels({ data, width, height }, [modelHeight, modelWidth, chan
     down.forEach((value, i) => (pixels[i * channels + channel] = value));
   });
   return pixels;
+}
+
+/** The largest box around the centre of a picture that has the model's aspect ratio. */
+export function centreBox(picture, modelHeight, modelWidth) {
+  const fit = (own, other, side, otherSide) =>
+    Math.max(1, Math.min(own, Math.floor((other * side) / otherSide)));
+  const width = fit(picture.width, picture.height, modelWidth, modelHeight);
+  const height = fit(picture.height, picture.width, modelHeight, modelWidth);
+  const left = Math.floor((picture.width - width) / 2);
+  return { left, top: Math.floor((picture.height - height) / 2), width, height };
+}
+
+function cutCentre(picture, modelHeight, modelWidth) {
+  const { left, top, width, height } = centreBox(picture, modelHeight, modelWidth);
+  const data = new Uint8Array(4 * width * height);
+  for (let row = 0; row < height; row++) {
+    const start = 4 * ((top + row) * picture.width + left);
+    data.set(picture.data.subarray(start, start + 4 * width), 4 * width * row);
+  }
+  return { data, width, height };
 }
 
 function onWhite(rgba) {

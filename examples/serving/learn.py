@@ -7,9 +7,7 @@ python learn.py BUNDLE --user ann --name IMAGE...     classifies images
 import argparse
 from pathlib import Path
 
-import numpy as np
-
-from anil_tf.datasets.folder import list_classes, read_classes, read_image
+from anil_tf.datasets.folder import list_classes
 from anil_tf.export import FewShotClient, FolderStore, Manifest, RedisStore
 from anil_tf.export.serving.head_store import HeadStore
 
@@ -36,20 +34,18 @@ def main() -> None:
 
     with FewShotClient(arguments.url, arguments.bundle) as client:
         store = open_store(arguments.heads, client.manifest)
-        height, width, channels = client.manifest.image_shape
-        shape = (height, width, channels)
         if arguments.name:
-            pixels = np.stack([read_image(path, shape) for path in arguments.images])
             head = store.get(arguments.user)
-            for path, row in zip(arguments.images, client.predict(pixels, head), strict=True):
+            rows = client.predict(arguments.images, head)
+            for path, row in zip(arguments.images, rows, strict=True):
                 best = int(row.argmax())
                 print(f"{path}: {head.names[best]} {row[best]:.3f}")
         else:
-            files = list_classes(arguments.images[0])
-            classes = read_classes(files, shape)
-            labels = np.repeat(np.arange(len(classes.names)), classes.counts)
-            store.put(arguments.user, client.learn(classes.images, labels, classes.names))
-            print(f"{arguments.user}: learned {', '.join(classes.names)}")
+            classes = list_classes(arguments.images[0])
+            labels = [name for name, files in classes.items() for _ in files]
+            images = [file for files in classes.values() for file in files]
+            store.put(arguments.user, client.learn(images, labels))
+            print(f"{arguments.user}: learned {', '.join(classes)}")
 
 
 if __name__ == "__main__":

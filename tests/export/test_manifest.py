@@ -56,7 +56,7 @@ def test_a_link_out_of_the_bundle_is_refused(bundle, copy_of):
 
 def test_a_manifest_of_another_schema_is_refused(bundle, copy_of):
     copy = copy_of(bundle)
-    edit(copy, schema_version=3)
+    edit(copy, schema_version=4)
     with pytest.raises(ValueError, match="schema_version"):
         read_manifest(copy)
 

@@ -104,7 +104,20 @@ def test_rows_are_resized_before_columns_by_every_version_of_pillow():
     tall = Image.fromarray(ramp(90, 3))
     lanczos = Image.Resampling.LANCZOS
     expected = np.asarray(tall.resize((36, 90), lanczos).resize((36, 24), lanczos))
-    np.testing.assert_array_equal(to_array(tall, (24, 36, 3)), expected)
+    np.testing.assert_array_equal(to_array(tall, (24, 36, 3), crop=False), expected)
+
+
+@pytest.mark.parametrize("model", [(10, 10, 3), (8, 12, 3), (20, 5, 3), (1, 30, 3)])
+@pytest.mark.parametrize("size", [(30, 10), (10, 31), (7, 7), (1, 40), (40, 1)])
+def test_an_oblong_picture_is_cut_to_the_aspect_ratio_of_the_model_around_its_centre(size, model):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    height, width = model[:2]
+    scale = min(size[0] / width, size[1] / height)  # of the model in the picture
+    rows, columns = (max(1, int(side * scale + 1e-9)) for side in (height, width))
+    top, left = (size[1] - rows) // 2, (size[0] - columns) // 2
+    centre = Image.fromarray(pixels[top : top + rows, left : left + columns])
+    expected = to_array(centre, model, crop=False)
+    np.testing.assert_array_equal(to_array(Image.fromarray(pixels), model), expected)
 
 
 def test_damaged_content_of_any_format_is_named_or_no_picture(odd, tmp_path):
