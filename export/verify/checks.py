@@ -7,7 +7,7 @@ import numpy as np
 from anil_tf.export.manifest import Check, Draft, Parity, open_manifest
 from anil_tf.export.runtime.base import BundleRuntime
 from anil_tf.export.runtime.registry import RUNTIMES, open_bundle
-from anil_tf.export.verify.cases import INT8_BOUND, Case, list_cases, measure
+from anil_tf.export.verify.cases import INT8_BOUND, Case, list_cases, measure, measure_rows
 from anil_tf.export.verify.episodes import ReferenceEpisodes
 
 TIMED_STEPS = (10, 100)
@@ -72,7 +72,8 @@ def _run_case(runtime: BundleRuntime, case: Case) -> Check:
     difference, error = None, ""
     quantized = runtime.precision == "int8" and case.signature == "features"
     try:
-        difference = measure(runtime.run(case.signature, **case.inputs), case.expected)
+        outputs = runtime.run(case.signature, **case.inputs)
+        difference = (measure_rows if quantized else measure)(outputs, case.expected)
     except Exception as failure:  # whatever a runtime raises is a finding
         error = " ".join(f"{type(failure).__name__}: {failure}".split())
     bound = max(case.bound, INT8_BOUND) if quantized else case.bound

@@ -51,8 +51,9 @@ depend on the images beside it.
 
 ## Agreement with the float64 reference
 
-Differences are relative to the largest value of the reference. Where adaptation amplifies rounding,
-the bound is what the last bit of its inputs decides.
+Differences are relative to the largest value of the reference; those of 8-bit features are lengths,
+relative to the length of the reference's feature vector. Where adaptation amplifies rounding, the
+bound is what rounding of its inputs decides.
 
 {parity}
 

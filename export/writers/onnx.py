@@ -125,13 +125,20 @@ def _check_operations(graph: onnx.GraphProto) -> None:
             _check_operations(attribute.g)
 
 
+def _is_depthwise(node: onnx.NodeProto) -> bool:
+    """Whether a node is a convolution of each channel by itself, or of groups of channels."""
+    groups = [attribute.i for attribute in node.attribute if attribute.name == "group"]
+    return node.op_type == "Conv" and groups > [1]
+
+
 def quantize_onnx(bundle: Path, images: np.ndarray) -> None:
     """Write `onnx/backbone_int8.onnx`: `backbone.onnx` with its convolutions in 8-bit integers.
 
-    Static quantization in the QDQ format, with one scale per tensor. Weights have 7 bits, so the
-    16-bit sums of no processor overflow and the results are the same on all of them. Two parts stay
-    in floats: the first convolution (unless it is the only one), whose few weights cause more than
-    half of the error and save no space, and the output of the last one, which becomes the features.
+    Static quantization in the QDQ format, with one scale per channel of weights and one per tensor
+    of activations. Weights have 7 bits, so the 16-bit sums of no processor overflow and the results
+    are the same on all of them. Three parts stay in floats: the first convolution (unless it is the
+    only one) and the depthwise ones, whose few weights cause more than half of the error and save
+    no space, and the output of the last one, which becomes the features.
 
     Args:
         bundle: Folder of the bundle, with the float files written.
@@ -152,16 +159,18 @@ def quantize_onnx(bundle: Path, images: np.ndarray) -> None:
                 "int8 is for convolutions, and this backbone has none: export without it"
             )
         first, last = convolutions[:2][-1], convolutions[-1]
+        in_floats = [*nodes[:first], *filter(_is_depthwise, nodes), *nodes[last + 1 :]]
         quantize_static(
             prepared,
             quantized,
             _Calibration(images),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=QUANTIZED,
-            nodes_to_exclude=[node.name for node in [*nodes[:first], *nodes[last + 1 :]]],
+            nodes_to_exclude=[node.name for node in in_floats],
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             reduce_range=True,
+            per_channel=True,
         )
         model = onnx.load(quantized)
     _leave_output_float(model.graph)

@@ -48,7 +48,7 @@ def test_a_bundle_of_schema_1_whose_rows_count_alike_still_works(run, tmp_path, 
     for bundle in (old, new):
         path = bundle / "manifest.json"
         manifest = json.loads(path.read_text())
-        assert manifest["schema_version"] == 2
+        assert manifest["schema_version"] == 3
         path.write_text(json.dumps(manifest | {"schema_version": 1}))
 
     def unequal(bundle):
