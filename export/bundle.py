@@ -17,6 +17,7 @@ import tensorflow as tf
 import anil_tf
 from anil_tf.export import layout
 from anil_tf.export.manifest import Draft, Manifest, Parity, Settings, list_files
+from anil_tf.export.photos import ready_source
 from anil_tf.export.serving.files import write_serving
 from anil_tf.export.serving.warmup import write_warmup
 from anil_tf.export.verify.checks import verify_bundle
@@ -57,6 +58,10 @@ QUANTIZERS = {
 }
 
 
+# Models that need no training: what `export_bundle` takes by name.
+READY: dict[str, Callable[[], Source]] = {"photos": ready_source}
+
+
 class QuantizationWarning(UserWarning):
     """A quantized backbone missed its bound and was left out of the bundle."""
 
@@ -65,7 +70,7 @@ def export_bundle(
     source: str | Path | ANIL,
     output: str | Path,
     targets: Sequence[str] = tuple(EXPORTERS),
-    int8: bool = False,
+    int8: bool | None = None,
     *,
     examples: tuple[np.ndarray, np.ndarray] | None = None,
     name: str | None = None,
@@ -77,13 +82,16 @@ def export_bundle(
     is left out, with a `QuantizationWarning`.
 
         export_bundle("run", "bundle")
+        export_bundle("photos", "bundle")  # ready to learn: EfficientNet-Lite0, without training
         export_bundle(model, "bundle", examples=(images, labels))
 
     Args:
-        source: Run directory written by training, or an `ANIL` model after `fit`.
+        source: Run directory written by training, an `ANIL` model after `fit`, or `"photos"`; see
+            `anil_tf.export.photos`.
         output: Folder of the bundle; must not exist.
         targets: Formats to write, of `EXPORTERS`.
-        int8: Also quantize the backbone, for the targets in `QUANTIZERS`.
+        int8: Also quantize the backbone, for the targets in `QUANTIZERS`. By default only that of
+            `"photos"` is quantized.
         examples: For a model: training images `[n, ...]`, uint8 or float32 as the backbone takes
             them, and their classes, integers `[n]`. The bundle is verified on some of them and
             carries these. At least two classes need four images each.
@@ -97,6 +105,7 @@ def export_bundle(
     Raises:
         FileExistsError: `output` exists.
         FileNotFoundError: The run directory lacks a file.
+        ImportError: The package with the weights of `"photos"` is not installed.
         OSError: The bundle cannot be written; nothing of it is left.
         ValueError: A target is unknown, the examples are missing or do not fit, the model cannot be
             exported, or an exported function does not agree with the float64 reference.
@@ -109,6 +118,8 @@ def export_bundle(
     if output.exists():
         raise FileExistsError(f"{output} exists. Remove it or choose another output")
     found = _find_source(source, examples, name, data)
+    if int8 is None:
+        int8 = _is_ready(source) and bool(set(targets) & set(QUANTIZERS))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
         folder = Path(scratch) / "bundle"
@@ -147,6 +158,11 @@ def weights_digest(backbone: keras.Model) -> str:
     return digest.hexdigest()
 
 
+def _is_ready(source: str | Path | keras.Model) -> bool:
+    """Whether a source is the name of a ready model, and not a run of that name."""
+    return str(source) in READY and not (Path(str(source)) / "model.keras").is_file()
+
+
 def _find_source(
     source: str | Path | keras.Model,
     examples: tuple[np.ndarray, np.ndarray] | None,
@@ -163,9 +179,9 @@ def _find_source(
         return take_model(source, examples, name, data)
     if examples is not None or name is not None or data is not None:
         raise ValueError(f"{source} is a run, which has its own examples, name and data: omit them")
-    run = read_run(Path(source))
-    check_exportable(run.model)
-    return run
+    found = READY[str(source)]() if _is_ready(source) else read_run(Path(source))
+    check_exportable(found.model)
+    return found
 
 
 def _write_bundle(source: Source, folder: Path, targets: Sequence[str], int8: bool) -> Manifest:

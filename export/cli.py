@@ -23,7 +23,7 @@ _json = click.option("--json", "json_file", type=_FILE, help="File for the resul
 
 
 @click.command()
-@click.argument("run", type=_FOLDER)
+@click.argument("run", metavar="RUN|photos", type=click.Path(path_type=Path))
 @click.option(
     "--output",
     required=True,
@@ -33,10 +33,20 @@ _json = click.option("--json", "json_file", type=_FILE, help="File for the resul
 @click.option(
     "--targets", default="saved_model,onnx,litert", show_default=True, help="Formats to write."
 )
-@click.option("--int8", is_flag=True, help="Add a backbone with 8-bit convolutions.")
+@click.option(
+    "--int8/--no-int8",
+    default=None,
+    help="Add a backbone with 8-bit convolutions. By default only photos has one.",
+)
 @_json
-def export(run: Path, output: Path, targets: str, int8: bool, json_file: Path | None) -> None:
-    """Export a trained RUN as a bundle, verified against a float64 reference."""
+def export(
+    run: Path, output: Path, targets: str, int8: bool | None, json_file: Path | None
+) -> None:
+    """Export a trained RUN as a bundle, verified against a float64 reference.
+
+    `photos` in place of a RUN is a model of photographs that is ready to learn, without training:
+    EfficientNet-Lite0 with the weights of ImageNet, of the package anil-tf[photos].
+    """
     import_tensorflow()
     from anil_tf.export.bundle import QuantizationWarning, export_bundle
     from anil_tf.export.verify.checks import format_parity

@@ -270,7 +270,7 @@ def test_an_export_that_disagrees_with_the_reference_leaves_nothing(run, tmp_pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"norm": "task"}, "train with norm='batch' to export"),
+        ({"norm": "task"}, "train with norm='batch' or norm='frozen' to export"),
         ({"loss": "mse"}, "loss='cross_entropy' are exported"),
         ({"head": keras.layers.Dense(5)}, "Only the linear head is exported"),
     ],

@@ -62,7 +62,7 @@ MISTAKES = {
     ),
     "a value that there is not": (
         "train --recipe glyphs --output out --set model.norm=layer",
-        "model.norm: Input should be 'batch', 'support' or 'task'. Received: 'layer'",
+        "model.norm: Input should be 'batch', 'frozen', 'support' or 'task'. Received: 'layer'",
     ),
     "a backbone misspelt": (
         f"{TRAIN} photographs --set model.backbone.name=conv5",
@@ -72,7 +72,8 @@ MISTAKES = {
     "weights that are not there": (
         f"{TRAIN} photographs --set model.backbone={{name='{VGG}',weights='v.h5'}}",
         "model.backbone: weights: there is no file v.h5. Where there is a network, "
-        "keras.applications.VGG16(include_top=False).save_weights('FILE.weights.h5') writes one",
+        "weights = 'imagenet' downloads Keras's own, and "
+        "keras.applications.VGG16(include_top=False).save_weights('FILE.weights.h5') writes a file",
     ),
     "no folder of classes": (
         "train --recipe grocery84 --output out",
@@ -98,13 +99,14 @@ MISTAKES = {
         f"{TRAIN} photographs --set training.ways=3",
         "The train split is too small: 3-way episodes need at least 3 classes. "
         "Received: 2 classes. Lower training.ways, training.shots or "
-        "training.queries, or give more data",
+        "training.queries, or give more data. With so little data, do not train: ...",
     ),
     "too few pictures of a class": (
         f"{TRAIN} photographs --set training.queries=9",
         "The train split is too small: 5 shots and 9 queries need 14 images per class. "
         "Received: class ... with 6. Lower training.ways, training.shots or training.queries, "
-        "or give more data",
+        "or give more data. With so little data, do not train: "
+        "`anil export photos --output BUNDLE` makes a model of photographs that is ready to learn",
     ),
     "an output that is there already": (
         "train --recipe grocery84 --output run --data-dir photographs",
@@ -133,7 +135,7 @@ MISTAKES = {
     "a run whose norm is not for export": (
         "export transductive --output out",
         "A model trained with norm='task' normalises an image by those beside it. ...: "
-        "train with norm='batch' to export",
+        "train with norm='batch' or norm='frozen' to export",
     ),
     "a run in the place of its bundle": (
         "adapt run --support photographs --output out.npz",
