@@ -1,13 +1,11 @@
 """Episodes: few-shot tasks drawn by index from a seed, so that each can be drawn again."""
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from anil_tf.augmentation import TURNS, distort, flip, recolor, rotate
 from anil_tf.datasets.images import ClassImages
 from anil_tf.episode_data import INPUTS, remember_redraw
-
-_TURNS = 4  # multiples of 90 degrees
 
 
 class _Sampler:
@@ -82,10 +80,13 @@ class EpisodeSampler(_Sampler):
             across the image) that is added to them, for each image anew. 0.15 rotates by up to 9
             degrees, scales by up to 15 % and shifts by up to 7 % of the width. For training. Koch
             et al. (2015) also made new drawings of Omniglot by affine maps.
+        flips: Whether to mirror a random half of the images left to right. For training.
+        recoloring: Largest relative change of each image's brightness, contrast and saturation,
+            0 to 1. For training.
 
     Raises:
         ValueError: There are too few classes or too few images in a class, which is named; the
-            images to rotate are not square; or the distortion is below 0 or above 0.5.
+            images to rotate are not square; or a strength is out of its range.
     """
 
     def __init__(
@@ -97,6 +98,8 @@ class EpisodeSampler(_Sampler):
         seed: int = 0,
         rotations: bool = False,
         distortion: float = 0.0,
+        flips: bool = False,
+        recoloring: float = 0.0,
     ) -> None:
         least, most = (shots, shots) if isinstance(shots, int) else shots
         for name, value in (("ways", ways), ("shots", least), ("queries", queries)):
@@ -120,10 +123,13 @@ class EpisodeSampler(_Sampler):
             raise ValueError(f"rotations need square images. Received: {height}x{width}")
         if not 0 <= distortion <= 0.5:
             raise ValueError(f"distortion is from 0 to 0.5. Received: {distortion}")
+        if not 0 <= recoloring <= 1:
+            raise ValueError(f"recoloring is from 0 to 1. Received: {recoloring}")
         self.data = data
         self.ways, self.shots, self.queries = ways, shots, queries
         self._least, self._most = least, most
         self.seed, self.rotations, self.distortion = seed, rotations, distortion
+        self.flips, self.recoloring = flips, recoloring
         with tf.device("CPU"):
             self._images = tf.constant(data.images)
             self._counts, self._starts = tf.constant(data.counts), tf.constant(data.starts)
@@ -144,7 +150,7 @@ class EpisodeSampler(_Sampler):
             "support_y": self._draw_support_labels(index),
             "query_x": tf.reshape(images[:, self._most :], flat),
             "query_y": tf.repeat(labels, self.queries),
-            "classes": classes // _TURNS if self.rotations else classes,
+            "classes": classes // TURNS if self.rotations else classes,
         }
 
     def _draw_support_labels(self, index: tf.Tensor) -> tf.Tensor:
@@ -152,7 +158,7 @@ class EpisodeSampler(_Sampler):
         labels = tf.repeat(tf.range(self.ways), self._most)
         if self._least == self._most:
             return labels
-        seed = tf.random.experimental.stateless_fold_in(_seeds(self.seed, index, 1)[0], 1)
+        seed = _fold_in(_seeds(self.seed, index, 1)[0], 1)
         counts = tf.random.stateless_uniform(
             [self.ways], seed, self._least, self._most + 1, tf.int32
         )
@@ -167,11 +173,15 @@ class EpisodeSampler(_Sampler):
         rows += tf.gather(self._starts, classes)[:, tf.newaxis]
         images = tf.gather(self._images, rows)
         if self.distortion:
-            images = _distort(images, distortion_seed, self.distortion)
+            images = distort(images, distortion_seed, self.distortion)
+        if self.flips:
+            images = flip(images, _fold_in(distortion_seed, 1))
+        if self.recoloring:
+            images = recolor(images, _fold_in(distortion_seed, 2), self.recoloring)
         if not self.rotations:
             return images, classes
-        turns = tf.random.stateless_uniform([self.ways], turn_seed, 0, _TURNS, tf.int32)
-        return _rotate(images, turns), classes * _TURNS + tf.cast(turns, classes.dtype)
+        turns = tf.random.stateless_uniform([self.ways], turn_seed, 0, TURNS, tf.int32)
+        return rotate(images, turns), classes * TURNS + tf.cast(turns, classes.dtype)
 
 
 class ClassSampler(EpisodeSampler):
@@ -184,7 +194,7 @@ class ClassSampler(EpisodeSampler):
     @property
     def labels(self) -> int:
         """Number of classes among all labels."""
-        return len(self.data.names) * (_TURNS if self.rotations else 1)
+        return len(self.data.names) * (TURNS if self.rotations else 1)
 
     def draw(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """One batch; see `episode`."""
@@ -234,6 +244,11 @@ def _seeds(seed: int, index: tf.Tensor, count: int) -> list[tf.Tensor]:
     return tf.unstack(tf.random.experimental.stateless_split(pair, count))
 
 
+def _fold_in(seed: tf.Tensor, number: int) -> tf.Tensor:
+    """Another seed, so that a further draw leaves the others as they are."""
+    return tf.random.experimental.stateless_fold_in(seed, number)
+
+
 def _distinct(seed: tf.Tensor, counts: tf.Tensor, draws: int) -> tf.Tensor:
     """For each count n, `draws` different integers below n, in random order: `[len, draws]`."""
     counts = tf.cast(counts, tf.int32)
@@ -241,32 +256,3 @@ def _distinct(seed: tf.Tensor, counts: tf.Tensor, draws: int) -> tf.Tensor:
     keys = tf.random.stateless_uniform([tf.size(counts), width], seed)
     keys = tf.where(tf.range(width) < counts[:, tf.newaxis], keys, -1.0)
     return tf.cast(tf.math.top_k(keys, draws).indices, tf.int64)
-
-
-def _rotate(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
-    """Rotates the images of each class, `[N, S, H, W, C]`, by `turns[n]` times 90 degrees."""
-    upside_down = images[:, :, ::-1, ::-1]
-    half = tf.where(_per_class(turns >= 2), upside_down, images)
-    quarter = tf.transpose(half, [0, 1, 3, 2, 4])[:, :, ::-1]
-    return tf.where(_per_class(turns % 2 == 1), quarter, half)
-
-
-def _distort(images: tf.Tensor, seed: tf.Tensor, largest: float) -> tf.Tensor:
-    """Each image of `[N, S, H, W, C]` under its own affine map; see `EpisodeSampler`."""
-    height, width = images.shape[2:4]
-    flat = tf.reshape(images, [-1, *images.shape[2:]])
-    change = tf.random.stateless_uniform([flat.shape[0], 2, 3], seed, -largest, largest)
-    size = tf.constant([[width], [height]], tf.float32)
-    centre = (size - 1) / 2
-    # Where the pixel (x, y) of the new image lies in the old one: x' = a x + b y + c, y' alike.
-    linear = tf.eye(2) + change[:, :, :2] * size / tf.transpose(size)
-    offset = centre + change[:, :, 2:] * size / 2 - tf.matmul(linear, centre)
-    rows = tf.reshape(tf.concat([linear, offset], axis=2), [-1, 6])
-    maps = tf.pad(rows, [[0, 0], [0, 2]])  # no perspective
-    return tf.reshape(
-        keras.ops.image.affine_transform(flat, maps, fill_mode="nearest"), images.shape
-    )
-
-
-def _per_class(flags: tf.Tensor) -> tf.Tensor:
-    return tf.reshape(flags, [-1, 1, 1, 1, 1])

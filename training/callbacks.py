@@ -126,6 +126,7 @@ class Checkpoint(keras.callbacks.Callback):
         """Writes the epoch's row and its checkpoint."""
         figures = {name: float(value) for name, value in (logs or {}).items()}
         self.run.finish_epoch(self.model, {"epoch": epoch, **figures})
+        self.model.stop_training = self.run.has_stopped
 
 
 class StopRequest(keras.callbacks.Callback):

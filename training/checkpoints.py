@@ -42,12 +42,20 @@ class State:
         history: Metrics of each finished epoch, by name.
         figures: Values of the variables of the model's metrics, within an epoch.
         seconds: Duration of the current epoch so far.
+        before: Metrics of the validation before the first step, where the best weights are kept.
     """
 
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     figures: list[Any] = field(default_factory=list)
     seconds: float = 0.0
+    before: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def best_epoch(self) -> int:
+        """Number of the epoch with the smallest validation loss, from 1; 0 is before training."""
+        losses = [self.before["loss"], *(row["val_loss"] for row in self.history)]
+        return losses.index(min(losses))
 
     @property
     def total_seconds(self) -> float:
@@ -130,12 +138,15 @@ class TrainingRun:
         directory: Files of the run.
         writes: Whether this process writes them. Of the workers of a cluster only one does.
         resume_command: Command that resumes the run, for the user.
+        patience: Number of validations without improvement that ends training, at the best weights;
+            None to train to the end and keep the last weights.
         state: Progress so far. The callbacks of `fit` keep it up to date.
     """
 
     directory: RunDirectory
     writes: bool
     resume_command: str
+    patience: int | None = None
     state: State = field(default_factory=State)
 
     def resume(self, model: keras.Model) -> None:
@@ -151,9 +162,34 @@ class TrainingRun:
     def finish_epoch(self, model: keras.Model, figures: dict[str, float]) -> None:
         """Adds a finished epoch to the history, and writes history and checkpoint."""
         self.state.history.append(figures)
+        if self.patience is not None and self.state.best_epoch == len(self.state.history):
+            self.save_best(model)
         self.save(model)
         if self.writes:
             self.directory.write_history(self.state.history)
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether validation has not improved for so long that training is over."""
+        state = self.state
+        return self.patience is not None and bool(
+            len(state.history) - state.best_epoch >= self.patience
+        )
+
+    def start(self, model: keras.Model, validation: Any) -> None:
+        """Validates the model before its first step, if the best weights are kept."""
+        if self.patience is not None and not self.state.before:
+            self.state.before = model.evaluate(validation, verbose=0, return_dict=True)
+            self.save_best(model)
+
+    def save_best(self, model: keras.Model) -> None:
+        """Keeps the weights: no others have had a smaller validation loss."""
+        save_model(model, self.directory.best_file, self.writes)
+
+    def restore_best(self, model: keras.Model) -> None:
+        """Goes back to the best weights, if they are kept."""
+        if self.patience is not None:
+            model.load_weights(self.directory.best_file)
 
     def save_model(self, model: keras.Model) -> None:
         """Writes the trained model."""

@@ -124,6 +124,11 @@ def train(
         f"Trained {recipe.name} for {figures['steps']} steps in {figures['seconds']:.0f} s "
         f"({figures['images_per_second']:.0f} images/s). The run is in {output}"
     )
+    if "val_accuracy_before" in figures:
+        click.echo(
+            f"Accuracy on the validation classes: {figures['val_accuracy_before']:.2%} before "
+            f"training, {figures['val_accuracy']:.2%} after"
+        )
     write_json(json_path, figures)
     say_next_step("evaluate", output)
 
@@ -197,7 +202,7 @@ def evaluate(
     write_json(json_path, figures)
     if (path / "manifest.json").is_file():
         say_next("adapt", path, "--support", "DIR", "--output", "head.npz")
-    elif "mse" not in figures and figures["norm"] == "batch":
+    elif "mse" not in figures and figures["norm"] in ("batch", "frozen"):
         say_next("export", path, "--output", "BUNDLE")
     elif "mse" not in figures:  # such a norm is not exported
         say_next_step("analyze", path)

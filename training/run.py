@@ -35,6 +35,7 @@ class RunDirectory:
         self.recipe_file = path / "recipe.toml"
         self.model_file = path / "model.keras"
         self.checkpoints = path / "checkpoints"
+        self.best_file = self.checkpoints / "best.keras"
         self.history_file = path / "history.csv"
         self.metrics_file = path / "metrics.json"
         self.environment_file = path / "environment.json"

@@ -1,13 +1,16 @@
 """The samplers of a recipe."""
 
-from typing import NamedTuple
+import warnings
+from typing import Any, NamedTuple
 
 from anil_tf.datasets.images import ClassImages
+from anil_tf.datasets.splits import WITHOUT_TRAINING
 from anil_tf.episodes import ClassSampler, EpisodeSampler, SinusoidSampler
 from anil_tf.training.recipe import DataTable, EvaluationTable, Recipe, TrainingTable
 
 # Each split draws from a stream of its own, so that runs with one seed never share episodes.
 _STREAMS = {"train": 0, "val": 1, "test": 2}
+_FEWEST_TRAINING_CLASSES = 4
 
 
 def make_sampler(
@@ -36,9 +39,9 @@ def make_sampler(
     seed = seed * len(_STREAMS) + _STREAMS[split]
     if classes is None:
         return SinusoidSampler(episodes.shots, episodes.queries, seed)
-    distortion = 0.0
+    changes: dict[str, Any] = {}
     if isinstance(episodes, TrainingTable) and split == "train":
-        distortion = episodes.distortion
+        changes = {name: getattr(episodes, name) for name in ("distortion", "flips", "recoloring")}
     try:
         return kind(
             classes,
@@ -47,13 +50,13 @@ def make_sampler(
             episodes.queries,
             seed,
             data.rotations,
-            distortion,
+            **changes,
         )
     except ValueError as error:
         table = "training" if isinstance(episodes, TrainingTable) else "evaluation"
         raise ValueError(
             f"The {split} split is too small: {error}. Lower {table}.ways, {table}.shots or "
-            f"{table}.queries, or give more data"
+            f"{table}.queries, or give more data. {WITHOUT_TRAINING}"
         ) from error
 
 
@@ -80,8 +83,34 @@ def make_samplers(recipe: Recipe, classes: dict[str, ClassImages]) -> Samplers:
     """
     kind = ClassSampler if recipe.algorithm == "multiclass" else EpisodeSampler
     training, validation = (
-        make_sampler(recipe.data, classes.get(split), recipe.training, recipe.seed, split, sampler)
+        make_sampler(
+            recipe.data,
+            classes.get(split),
+            _fit_ways(recipe, classes.get(split), split),
+            recipe.seed,
+            split,
+            sampler,
+        )
         for split, sampler in (("train", kind), ("val", EpisodeSampler))
     )
     labels = training.labels if isinstance(training, ClassSampler) else None
     return Samplers(training, validation, labels)
+
+
+def _fit_ways(recipe: Recipe, classes: ClassImages | None, split: str) -> TrainingTable:
+    """The training table, with fewer ways where the split has fewer classes.
+
+    Only a shared head takes any number of classes. A handful of training classes is too few: every
+    episode would be the same.
+    """
+    training = recipe.training
+    shared = recipe.model.head_init == "shared"
+    fewest = _FEWEST_TRAINING_CLASSES if split == "train" else 2
+    if classes is None or not shared or not fewest <= len(classes.names) < training.ways:
+        return training
+    warnings.warn(
+        f"The {split} split has {len(classes.names)} classes: its episodes have as many ways, "
+        f"instead of {training.ways}",
+        stacklevel=2,
+    )
+    return training.model_copy(update={"ways": len(classes.names)})

@@ -31,7 +31,7 @@ from anil_tf.training.callbacks import (
     resume_command,
     scalar_writers,
 )
-from anil_tf.training.checkpoints import TrainingRun
+from anil_tf.training.checkpoints import State, TrainingRun
 from anil_tf.training.distribution import (
     check_agreement,
     check_share,
@@ -119,7 +119,7 @@ def train(
         tf.config.experimental.enable_op_determinism()
     directory = RunDirectory(output)
     command = resume_command(output, data_dir, strategy)
-    run = TrainingRun(directory, is_chief(distribution), command)
+    run = TrainingRun(directory, is_chief(distribution), command, recipe.training.patience)
     if run.writes:
         check_output(recipe, directory, resume)
 
@@ -138,18 +138,34 @@ def train(
         check_agreement(first, distribution)
         fit(recipe, model, samplers, run)
         seconds = time.perf_counter() - started
+        run.restore_best(model)
         run.save_model(model)
     metrics = {
         "steps": run.state.step,
         "seconds": round(run.state.total_seconds, 1),
         "images_per_second": round(recipe.images_per_step * (run.state.step - first) / seconds, 1),
         "inner_lr": model.inner_lr.numpy().tolist(),
+        **_describe_best(run.state),
     }
     if run.writes:
         # A finished run that is resumed has the same weights: what was measured stays true.
         measured = directory.read_metrics() if run.state.step == first else {}
         write_json(directory.metrics_file, {"train": metrics, **measured})
     return metrics
+
+
+def _describe_best(state: State) -> dict[str, Any]:
+    """The validation before training and at the best weights, where these are kept."""
+    if not state.before:
+        return {}
+    epoch = state.best_epoch
+    metric = "accuracy" if "accuracy" in state.before else "loss"
+    best = state.history[epoch - 1][f"val_{metric}"] if epoch else state.before[metric]
+    return {
+        "best_epoch": epoch,
+        f"val_{metric}_before": state.before[metric],
+        f"val_{metric}": best,
+    }
 
 
 def load_classes(recipe: Recipe, data_dir: Path | None) -> dict[str, ClassImages]:
@@ -199,8 +215,12 @@ def fit(recipe: Recipe, model: EpisodicModel, samplers: Samplers, run: TrainingR
         Checkpoint(run),
         stop,
     ]
+    validation = samplers.validation.dataset(
+        max(1, training.validation_episodes // training.tasks), training.tasks
+    )
     with progress, stop.listening():
-        while state.step < total:
+        run.start(model, validation)
+        while state.step < total and not run.has_stopped:
             epoch, within = divmod(state.step, batches)
             epochs = 1 if within else training.epochs - epoch  # an interrupted epoch comes alone
             episodes = samplers.training.dataset(
@@ -214,9 +234,7 @@ def fit(recipe: Recipe, model: EpisodicModel, samplers: Samplers, run: TrainingR
                 epochs=epoch + epochs,
                 initial_epoch=epoch,
                 steps_per_epoch=batches - within,
-                validation_data=samplers.validation.dataset(
-                    max(1, training.validation_episodes // training.tasks), training.tasks
-                ),
+                validation_data=validation,
                 shuffle=False,  # episodes are drawn in order, from the seed
                 verbose=0,
                 callbacks=callbacks,

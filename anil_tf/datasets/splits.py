@@ -8,12 +8,18 @@ from pathlib import Path
 import numpy as np
 
 SPLITS = ("train", "val", "test")
+WITHOUT_TRAINING = (
+    "With so little data, do not train: `anil export photos --output BUNDLE` makes a model of "
+    "photographs that is ready to learn"
+)
 
 
 def random_split(
     names: Sequence[str], sizes: Sequence[float] = (64, 16, 20), seed: int = 0
 ) -> dict[str, list[str]]:
     """Shuffles the classes and splits them in three.
+
+    Of six classes or more, each split gets two at least, so that there is something to tell apart.
 
     Args:
         names: Names of all classes, in any order.
@@ -34,11 +40,15 @@ def random_split(
     ordered = sorted(names)
     shuffled = [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
     cuts = np.rint(np.cumsum(sizes) / np.sum(sizes) * len(shuffled)).astype(int)
+    if len(shuffled) >= 6:
+        cuts[0] = np.clip(cuts[0], 2, len(shuffled) - 4)
+        cuts[1] = np.clip(cuts[1], cuts[0] + 2, len(shuffled) - 2)
     parts = np.split(np.array(shuffled, object), cuts[:2])
     if not all(map(len, parts)):
         raise ValueError(
             f"{len(names)} classes are too few for splits of shares {tuple(sizes)}: "
-            f"Received: {[len(part) for part in parts]} classes in train, val and test"
+            f"Received: {[len(part) for part in parts]} classes in train, val and test. "
+            f"{WITHOUT_TRAINING}"
         )
     return {split: list(part) for split, part in zip(SPLITS, parts, strict=True)}
 

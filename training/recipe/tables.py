@@ -90,12 +90,12 @@ class BackboneTable(Table):
     Attributes:
         name: A name from `anil_tf.backbones`, or `keras.applications.NAME`, which takes only
             `weights`, `trainable` and `cosine`.
-        weights: File of weights, `.weights.h5` or `.keras`. Random weights without one.
+        weights: `"imagenet"`, or a file of weights, `.weights.h5` or `.keras`.
         trainable: Whether the outer loop trains the backbone.
     """
 
     name: str
-    weights: Path | None = None
+    weights: Literal["imagenet"] | Path | None = None
     trainable: bool | None = None
     filters: Count | None = None
     blocks: Count | None = None
@@ -105,6 +105,8 @@ class BackboneTable(Table):
     length: Annotated[float, Field(gt=0)] | None = None
     units: Count | None = None
     layers: Count | None = None
+    resolution: Count | None = None
+    views: Count | None = None
 
     def build(self, input_shape: tuple[int, ...]) -> Any:
         """The Keras model.
@@ -145,7 +147,7 @@ class ModelTable(Table):
     first_order: bool = False
     inner_loop: Literal["auto", "tape", "gram"] = "auto"
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
-    norm: Literal["batch", "support", "task"] = "batch"
+    norm: Literal["batch", "frozen", "support", "task"] = "batch"
 
 
 class TrainingTable(Table):
@@ -159,12 +161,17 @@ class TrainingTable(Table):
         tasks: Episodes per meta-batch.
         distortion: Strength of the random distortion of training images, 0 to 0.5. See
             `anil_tf.EpisodeSampler`.
+        flips: Whether to mirror a random half of the training images.
+        recoloring: Strength of the random change of brightness, contrast and saturation, 0 to 1.
         steps: Number of outer steps; 0 keeps the random initial weights.
         learning_rate: Initial learning rate of the outer loop.
         schedule: `cosine` lets the rate fall to zero (Loshchilov & Hutter 2017), `constant` keeps
             it.
         checkpoint_every: Steps between checkpoints and validations, adjusted so that they divide
             the training evenly.
+        patience: Number of validations without a smaller loss that ends training early; the weights
+            of the best validation are kept. By default training ends with its last step, and its
+            last weights are kept.
         validation_episodes: Episodes per validation, with the ways and shots of training.
         deterministic: Whether to use only kernels whose result does not depend on the order in
             which threads finish. Two runs then agree to the last bit, even if one was interrupted.
@@ -176,10 +183,13 @@ class TrainingTable(Table):
     queries: Count = 5
     tasks: Count = 4
     distortion: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    flips: bool = False
+    recoloring: Annotated[float, Field(ge=0, le=1)] = 0.0
     steps: Annotated[int, Field(ge=0, le=2**40)] = 10_000
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     checkpoint_every: Count = 500
+    patience: Count | None = None
     validation_episodes: Count = 100
     deterministic: bool = False
 
