@@ -1,5 +1,6 @@
 """Accuracy over episodes of unseen classes, on any runtime."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from tqdm.auto import tqdm
 
 from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.export.runtime import Runtime, open_bundle
+from anil_tf.export.runtime.base import BundleRuntime
 from anil_tf.metrics import mean_and_ci95
 from anil_tf.training.keras_runtime import KerasRuntime
 from anil_tf.training.recipe import DataTable, EvaluationTable, read_recipe
@@ -178,6 +180,25 @@ def evaluate_path(
     return figures
 
 
+def _remember_features(runtime: BundleRuntime) -> None:
+    """Makes a runtime compute the features of each image once.
+
+    Episodes share images, and the features of an image do not depend on those beside it: 600
+    episodes of 20 classes take a fortieth of the time.
+    """
+    compute = runtime.features
+    known: dict[bytes, np.ndarray] = {}
+
+    def features(image: np.ndarray) -> np.ndarray:
+        names = [hashlib.blake2b(np.ascontiguousarray(one).data).digest() for one in image]
+        rows = {name: row for row, name in enumerate(names) if name not in known}
+        if rows:
+            known.update(zip(rows, compute(image[list(rows.values())]), strict=True))
+        return np.stack([known[name] for name in names])
+
+    runtime.features = features  # type: ignore[method-assign]
+
+
 class _Opened(NamedTuple):
     """A run or a bundle that is ready for evaluation, with its recipe's protocol."""
 
@@ -191,13 +212,15 @@ class _Opened(NamedTuple):
 def _open(path: Path, runtime: str | None) -> _Opened:
     if (path / "manifest.json").is_file():
         bundle = open_bundle(path, runtime or "onnx")
+        _remember_features(bundle)
         recorded = bundle.manifest
         if not recorded.data:
             raise ValueError(
                 f"{path} does not say what data it is for. To evaluate it on a folder of classes, "
                 "export it with data={'source': 'folder', 'image_shape': [height, width, channels]}"
             )
-        data = DataTable(**recorded.data)
+        known = recorded.data.keys() & DataTable.model_fields  # others are for the model card
+        data = DataTable(**{key: recorded.data[key] for key in known})
         return _Opened(bundle, data, recorded.evaluation, str(recorded.norm), recorded.seed or 0)
     if not (path / "model.keras").is_file():
         raise FileNotFoundError(

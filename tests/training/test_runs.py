@@ -18,7 +18,8 @@ from anil_tf.training.evaluate import evaluate_episodes, evaluate_path
 from anil_tf.training.keras_runtime import KerasRuntime
 from anil_tf.training.recipe import Recipe, read_recipe
 from anil_tf.training.report.pictures import Answered, draw_episodes
-from anil_tf.training.samplers import make_sampler
+from anil_tf.training.run import RunDirectory
+from anil_tf.training.samplers import make_sampler, make_samplers
 
 
 def small_recipe(*overrides: str) -> Recipe:
@@ -166,6 +167,60 @@ def test_only_what_is_trained_on_is_distorted(tree):
     ):
         images = make_sampler(recipe.data, classes, episodes, 0, split).episode(0)["query_x"]
         assert all((image.tobytes() not in drawn) == distorted for image in images)
+
+
+def test_mirrored_and_recolored_are_the_training_images_alone(tree):
+    recipe = small_recipe("training.flips=true", "training.recoloring=0.5")
+    classes = recipe.data.load(("train",), tree)["train"]
+    drawn = {image.tobytes() for image in classes.images}
+    for split, changed in (("train", True), ("val", False)):
+        sampler = make_sampler(recipe.data, classes, recipe.training, 0, split)
+        images = sampler.episode(0)["query_x"]
+        assert all((image.tobytes() not in drawn) == changed for image in images)
+
+
+def test_with_patience_training_ends_early_at_the_best_weights(tree, tmp_path):
+    """A rate that does nothing but harm: the best weights are those before training."""
+    recipe = small_recipe(
+        "training.patience=2", "training.steps=12", "training.checkpoint_every=2",
+        "training.learning_rate=3.0", "training.schedule=constant",
+    )  # fmt: skip
+    figures = training.train(recipe, tmp_path / "run", tree)
+    run = RunDirectory(tmp_path / "run")
+    losses = run.read_history()["val_loss"]
+    assert figures["best_epoch"] + 2 == len(losses) < 6
+    assert figures["steps"] == 2 * len(losses)
+    model = keras.saving.load_model(run.model_file)
+    samplers = make_samplers(recipe, recipe.data.load(("train", "val"), tree))
+    validation = samplers.validation.dataset(
+        recipe.training.validation_episodes // recipe.training.tasks, recipe.training.tasks
+    )
+    measured = model.evaluate(validation, verbose=0, return_dict=True)
+    assert measured["accuracy"] == pytest.approx(figures["val_accuracy"], abs=1e-6)
+    assert measured["loss"] < losses.min() or figures["best_epoch"]
+
+
+def test_a_run_that_ended_early_is_resumed_to_the_same_weights(tree, tmp_path):
+    keys = ("training.patience=1", "training.steps=8", "training.checkpoint_every=2")
+    recipe = small_recipe(*keys, "training.learning_rate=1.0")
+    first = training.train(recipe, tmp_path / "run", tree)
+    weights = (tmp_path / "run" / "model.keras").read_bytes()
+    (tmp_path / "run" / "model.keras").unlink()
+    again = training.train(recipe, tmp_path / "run", tree, resume=True)
+    assert again["steps"] == first["steps"] and again["best_epoch"] == first["best_epoch"]
+    expected = keras.saving.load_model(tmp_path / "run" / "model.keras").get_weights()
+    (tmp_path / "kept.keras").write_bytes(weights)
+    for ours, theirs in zip(
+        keras.saving.load_model(tmp_path / "kept.keras").get_weights(), expected, strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_shared_head_is_trained_on_as_few_classes_as_there_are(tree):
+    recipe = small_recipe("model.head_init=shared", "training.ways=5", "data.split_sizes=[8,2,2]")
+    with pytest.warns(UserWarning, match="The val split has 2 classes: its episodes have as many"):
+        samplers = make_samplers(recipe, recipe.data.load(("train", "val"), tree))
+    assert (samplers.training.ways, samplers.validation.ways) == (5, 2)
 
 
 def test_evaluation_agrees_with_keras_on_the_same_episodes(run, tree):
@@ -360,3 +415,20 @@ def test_a_frozen_application_is_trained_and_exported(tree, tmp_path):
     parity = export_bundle(tmp_path / "run", tmp_path / "bundle", ["onnx", "saved_model"]).parity
     assert {"onnx", "saved_model"} <= {runtime.runtime for runtime in parity}
     assert all(runtime.ok for runtime in parity)
+
+
+def test_an_evaluation_computes_the_features_of_each_image_once(run, tree, tmp_path, monkeypatch):
+    from anil_tf.export import export_bundle
+    from anil_tf.export.runtime.onnx import OnnxRuntime
+
+    seen = []
+    compute = OnnxRuntime.features
+    monkeypatch.setattr(
+        OnnxRuntime,
+        "features",
+        lambda self, image: (seen.extend(one.tobytes() for one in image), compute(self, image))[1],
+    )
+    export_bundle(run, tmp_path / "bundle", ["onnx"])
+    figures = evaluate_path(tmp_path / "bundle", tree, overrides={"episodes": 20})
+    counts = [seen.count(one) for one in set(seen)]
+    assert max(counts) == 1 and figures["episodes"] == 20
