@@ -170,7 +170,7 @@ def test_the_quick_commands_do_what_they_say(desk, at_the_desk):
             result = CliRunner().invoke(main, words[1:])
             assert result.exit_code == 0, (words, result.output)
             ran.append(words[1])
-    assert ran == ["datasets", "adapt", "predict", "adapt"]
+    assert ran == ["adapt", "predict", "datasets", "adapt", "predict", "adapt"]
     with np.load(desk / "other.npz") as head:
         assert head["names"].tolist() == ["cat", "dog"]  # cat: forgotten, then learned anew
 
