@@ -1,6 +1,7 @@
 /** The page: classes with examples, a drawing area, and a model that learns and predicts. */
 
 import { FewShot, readFromWeb } from "./fewshot.js";
+import { readHead, writeHead } from "./head.js";
 import { Paper } from "./paper.js";
 import { isLeftover, openPhoto } from "./photos.js";
 import { toPixels } from "./pixels.js";
@@ -13,7 +14,7 @@ const RUNTIME = "./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs";
 let model, paper;
 let changes = 0; // of the examples and classes
 let head = null; // what was learned, until the next of these changes
-let classes = []; // { row, examples: [{ pixels, thumbnail }] }, in the order of the rows
+let classes = []; // { row, examples: [{ features, thumbnail }] }, in the order of the rows
 
 async function start() {
   find("#not-started").remove();
@@ -35,6 +36,7 @@ function show({ name, image_shape: shape }) {
     `Model: ${name}, ${shape[1]} × ${shape[0]} ${shape[2] === 1 ? "grey" : "colour"} images, ` +
     "on ONNX Runtime Web.";
   paper = new Paper(find("#paper"), model, paperChanged);
+  if (shape[2] === 3) find("#hint").textContent = "Choose a photo";
   addClass();
   addClass();
   find("main").inert = false;
@@ -43,6 +45,8 @@ function show({ name, image_shape: shape }) {
   find("#clear").onclick = () => paper.clear();
   find("#new-class").onclick = () => find(".name", addClass().row).select();
   find("#learn").onclick = () => guard(learn);
+  find("#save").onclick = () => guard(save);
+  find("#open").onchange = (event) => guard(() => openHead(event.target));
   find("#photo").onchange = (event) =>
     guard(async () => {
       for (const photo of await readPhotos(event.target)) paper.show(photo);
@@ -124,11 +128,18 @@ function addClass() {
 /** What is on the paper becomes an example of a class. */
 function addExample(owner) {
   const pixels = readPaper();
+  const features = model.features([pixels]).then(({ data }) => data);
+  features.catch(() => {}); // whoever learns from them is told
+  keepExample(owner, features, picture(pixels));
+}
+
+/** Features, or the promise of them, become an example of a class. */
+function keepExample(owner, features, shown) {
   const thumbnail = document.createElement("button");
   thumbnail.type = "button";
   thumbnail.title = "Remove this example";
-  thumbnail.append(picture(pixels));
-  const example = { pixels, thumbnail };
+  thumbnail.append(shown);
+  const example = { features, thumbnail };
   thumbnail.onclick = () => {
     owner.examples = owner.examples.filter((other) => other !== example);
     examplesChanged();
@@ -199,18 +210,75 @@ function refresh() {
 }
 
 async function learn() {
-  const images = classes.flatMap((each) => each.examples.map(({ pixels }) => pixels));
-  const labels = classes.flatMap((each, label) => each.examples.map(() => label));
   const begun = performance.now();
   const revision = changes;
-  const learned = await model.learn(images, labels);
+  const { rows, labels } = await supportRows();
+  const features = new model.ort.Tensor("float32", rows, [labels.length, model.featureSize]);
+  const learned = await model.learnFrom(features, labels);
   if (revision !== changes) return; // an example was added or removed meanwhile
   head = learned;
   find("#status").textContent =
     `Learned ${classes.length} classes from ` +
-    `${plural(images.length, "example")} in ${Math.ceil(performance.now() - begun)} ms.`;
+    `${plural(labels.length, "example")} in ${Math.ceil(performance.now() - begun)} ms.`;
   complain(head.warning);
-  predict();
+  paperChanged();
+}
+
+/** The features of all examples, [examples, D], and the class of each. */
+async function supportRows() {
+  const labels = classes.flatMap((each, label) => each.examples.map(() => label));
+  const features = classes.flatMap((each) => each.examples.map((example) => example.features));
+  const rows = new Float32Array(features.length * model.featureSize);
+  (await Promise.all(features)).forEach((row, i) => rows.set(row, i * model.featureSize));
+  return { rows, labels };
+}
+
+/** Hand the head out as a file that this page and Python open. */
+async function save() {
+  const { kernel, bias } = head;
+  const { rows, labels } = await supportRows();
+  const bytes = await writeHead({
+    kernel: kernel.data,
+    bias: bias.data,
+    names: classes.map(nameOf),
+    supportFeatures: rows,
+    supportLabels: labels,
+    backbone: model.manifest.backbone_sha256,
+  });
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([bytes]));
+  link.download = "head.npz";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+/** Take the classes of a file in place of those here: they are learned already. */
+async function openHead(input) {
+  const [file] = input.files;
+  input.value = "";
+  if (!file) return;
+  const opened = await readHead(new Uint8Array(await file.arrayBuffer()), model.manifest);
+  for (const { row } of classes) row.remove();
+  classes = [];
+  opened.names.forEach((name, label) => {
+    const added = addClass();
+    find(".name", added.row).value = name;
+    opened.supportLabels.forEach((owner, i) => {
+      if (owner !== label) return;
+      const begin = i * model.featureSize;
+      const features = opened.supportFeatures.slice(begin, begin + model.featureSize);
+      keepExample(added, features, "saved");
+    });
+  });
+  const { Tensor } = model.ort;
+  const [size, ways] = [model.featureSize, opened.names.length];
+  head = {
+    kernel: new Tensor("float32", opened.kernel, [size, ways]),
+    bias: new Tensor("float32", opened.bias, [ways]),
+  };
+  find("#learn").disabled = true;
+  find("#status").textContent = `Opened ${plural(ways, "class", "classes")} from ${file.name}.`;
+  refresh();
 }
 
 function paperChanged() {
@@ -222,6 +290,7 @@ function enableTools() {
   const blank = paper.isBlank;
   find("#hint").hidden = !blank;
   for (const button of document.querySelectorAll("#undo, #clear, .add")) button.disabled = blank;
+  find("#save").disabled = !head;
 }
 
 let predicting = false;
@@ -263,8 +332,8 @@ function showProbabilities(probabilities) {
     return bar;
   });
   find("#bars").replaceChildren(...(probabilities ? bars : []));
-  let verdict = "Draw an example, then add it to its class.";
-  if (head) verdict = "Draw something new: the bars show what it is.";
+  let verdict = "Draw or photograph an example, then add it to its class.";
+  if (head) verdict = "Draw or photograph something new: the bars show what it is.";
   if (probabilities) verdict = nameOf(classes[best]);
   find("#verdict").textContent = verdict;
   find("#verdict").classList.toggle("spoken", Boolean(probabilities));

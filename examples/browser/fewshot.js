@@ -48,6 +48,7 @@ export class FewShot {
     const { image_shape: imageShape, schema_version: schema } = manifest;
     // Before schema 3 pictures were stretched to the model's shape.
     Object.assign(this, { ort, manifest, sessions, imageShape, crops: schema >= 3 });
+    this.featureSize = manifest.feature_size;
   }
 
   /**
@@ -55,6 +56,11 @@ export class FewShot {
    * different numbers of images. `warning` of the head says if it may be wrong; mostly it is empty.
    */
   async learn(images, labels, { learningRate, steps } = {}) {
+    return this.learnFrom(await this.features(images), labels, { learningRate, steps });
+  }
+
+  /** As `learn`, from features: a tensor [images, D]. */
+  async learnFrom(features, labels, { learningRate, steps } = {}) {
     const { head_init, ways: trainedWays, inner_lr, inner_steps } = this.manifest;
     const ways = Math.max(...labels) + 1;
     if (ways < 2) throw new Error("Learning needs two classes or more.");
@@ -65,7 +71,6 @@ export class FewShot {
     if (head_init === "per_class" && ways > trainedWays) {
       throw new Error(`This bundle tells at most ${trainedWays} classes apart, not ${ways}.`);
     }
-    const features = await this.features(images);
     const initial = await this.sessions.initial_head.run({ ways: this.#int32([ways], []) });
     const adapted = await this.sessions.adapt.run({
       features,

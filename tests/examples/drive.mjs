@@ -305,6 +305,49 @@ const scenarios = {
     return { pixels, examples };
   },
 
+  /** Learned, saved beside the picture as page.npz, forgotten, opened again, and added to. */
+  async keep(page) {
+    await teach(page, 2);
+    const download = page.waitForEvent("download");
+    await button(page, "Save").click();
+    const file = join(dirname(picture), "page.npz");
+    await (await download).saveAs(file);
+    await page.reload();
+    await page.locator("main:not([inert])").waitFor();
+    const saveable = [await button(page, "Save").isEnabled()];
+    await page.locator("#open").setInputFiles(file);
+    await page.getByText("Opened 3 classes").waitFor();
+    saveable.push(await button(page, "Save").isEnabled());
+    await draw(page, "circle", 77);
+    const answers = [await answer(page)];
+    const counts = await page.locator(".count").allTextContents();
+    await button(page, "New class").click();
+    await row(page, 3).locator(".name").fill("second zigzag");
+    await button(page, "Clear").click();
+    await draw(page, "zigzag", 5);
+    await row(page, 3).locator(".add").click();
+    await button(page, "Learn").click();
+    await page.getByText("Learned 4 classes").waitFor();
+    await draw(page, "cross", 7);
+    answers.push(await answer(page));
+    return { saveable, answers, counts };
+  },
+
+  /** Opens the files other.npz and broken.npz beside the picture. */
+  async open(page) {
+    const said = [];
+    for (const name of ["broken", "foreign"]) {
+      await page.locator("#open").setInputFiles(join(dirname(picture), `${name}.npz`));
+      await page.locator("#problem").waitFor();
+      said.push(await page.locator("#problem").textContent());
+    }
+    await page.locator("#open").setInputFiles(join(dirname(picture), "python.npz"));
+    await page.locator("#status", { hasText: "Opened" }).waitFor();
+    const names = await page.locator(".name").evaluateAll((all) => all.map((e) => e.value));
+    await draw(page, "cross", 7);
+    return { said, names, answer: await answer(page) };
+  },
+
   async problem(page) {
     await page.locator("#problem").waitFor();
     return {

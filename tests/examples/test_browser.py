@@ -3,8 +3,12 @@
 import shutil
 from urllib.parse import urlparse
 
+import numpy as np
 import pytest
 from PIL import Image
+
+from anil_tf.export import Predictor
+from anil_tf.export.head import fit_head
 
 pytestmark = pytest.mark.slow  # each starts a browser
 
@@ -154,3 +158,43 @@ def test_a_page_without_a_bundle_says_so(drive, query):
     seen = drive("problem", query)
     assert "No bundle could be opened" in seen["problem"]
     assert not seen["usable"]
+
+
+def test_what_was_learned_is_saved_and_opened_again_by_the_page_and_by_python(
+    drive, bundle, tmp_path
+):
+    seen = drive("keep", picture=tmp_path / "page.png")
+    assert seen["saveable"] == [False, True]
+    assert seen["answers"] == ["circle", "cross"]
+    assert seen["counts"] == ["2 examples"] * 3
+    head = Predictor(bundle, tmp_path / "page.npz")
+    assert sorted(head.names) == ["circle", "cross", "zigzag"]
+    assert set(head.counts.values()) == {2}
+    saved = head.head
+    support = {
+        name: saved.support_features[saved.support_labels == label]
+        for label, name in enumerate(saved.names)
+    }
+    learned, _ = fit_head(head.runtime, support)
+    for label, name in enumerate(saved.names):
+        column = learned.names.index(name)
+        np.testing.assert_allclose(
+            saved.kernel[:, label], learned.kernel[:, column], rtol=1e-3, atol=1e-5
+        )
+
+
+def test_a_head_of_python_is_opened_and_another_file_is_not(drive, bundle, tmp_path):
+    strokes = {"crosses ✕": np.eye(28, dtype=bool) | np.eye(28, dtype=bool)[::-1]}
+    strokes["boxes"] = np.pad(np.zeros((16, 16), bool), 3, constant_values=True)
+    strokes["boxes"] = np.pad(strokes["boxes"], 3)
+    predictor = Predictor(bundle)
+    for name, ink in strokes.items():
+        predictor.add_class(name, np.where(ink, 0, 255).astype(np.uint8)[..., np.newaxis])
+    predictor.save(tmp_path / "python.npz")
+    (tmp_path / "broken.npz").write_bytes((tmp_path / "python.npz").read_bytes()[:200])
+    predictor.head._replace(backbone_sha256="0" * 64).write(tmp_path / "foreign.npz")
+    seen = drive("open", picture=tmp_path / "page.png")
+    assert seen["said"][0].startswith("This file is not a head that anil-tf saved. (")
+    assert seen["said"][1].startswith("This head was made with another model than “")
+    assert seen["names"] == ["boxes", "crosses ✕"]
+    assert seen["answer"] == "crosses ✕"
