@@ -26,7 +26,7 @@ from anil_tf.export.writers.graphs import Graphs, InitialHead, build_graphs
 from anil_tf.export.writers.litert import export_litert, quantize_litert
 from anil_tf.export.writers.model_card import write_model_card
 from anil_tf.export.writers.onnx import export_onnx, quantize_onnx
-from anil_tf.export.writers.precision import check_copies, with_precision
+from anil_tf.export.writers.precision import check_copies, compute_features, with_precision
 from anil_tf.export.writers.saved_model import export_saved_model
 from anil_tf.export.writers.source import Source, read_run, take_model
 from anil_tf.keras_export import check_settings
@@ -186,7 +186,7 @@ def _find_source(
 
 def _write_bundle(source: Source, folder: Path, targets: Sequence[str], int8: bool) -> Manifest:
     model = source.model
-    head = _initial_head(model)
+    head = _initial_head(model, source.evaluation.get("inner_steps"))
     exported = with_precision(model.backbone, "float32")
     verification = _make_verification(source, exported, head)
     settings = _describe(source, head, feature_size=verification.kernel.shape[0])
@@ -240,7 +240,8 @@ def _describe(source: Source, head: InitialHead, feature_size: int) -> Settings:
     )
 
 
-def _initial_head(model: ANIL) -> InitialHead:
+def _initial_head(model: ANIL, steps: int | None) -> InitialHead:
+    """The head to start from, and the steps that the recipe evaluates with: those of training."""
     shared = model.head_init == "shared"
     kernel, bias = model.initial_head(1 if shared else model.ways)
     return InitialHead(
@@ -248,7 +249,7 @@ def _initial_head(model: ANIL) -> InitialHead:
         bias.numpy(),
         shared,
         float(model.inner_lr),
-        model.inner_steps,
+        model.inner_steps if steps is None else steps,
         model.ways,
     )
 
@@ -263,7 +264,7 @@ def _make_verification(
     rounding = check_copies(backbone, exported, precise, shown)
 
     def features(rows: np.ndarray) -> np.ndarray:
-        outputs = precise(image[rows.ravel()].astype(np.float64), training=False).numpy()
+        outputs = compute_features(precise, image[rows.ravel()].astype(np.float64))
         return outputs.reshape(*rows.shape, -1)
 
     columns = episodes.ways if head.shared else 1

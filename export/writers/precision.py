@@ -9,6 +9,7 @@ from anil_tf.support.keras_private import flatten_layers
 
 # Largest differences of a copy's features, relative to the largest feature. In another precision
 # they only detect wrong copies, not rounding; 16-bit floats have 8 or 11 bits.
+BATCH = 8
 SAME_BOUND, PRECISION_BOUND, HALF_BOUND = 1e-5, 1e-3, 0.1
 
 
@@ -63,6 +64,13 @@ def check_copies(
     return _check(backbone, precise, images, PRECISION_BOUND)
 
 
+def compute_features(backbone: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Features float64 `[n, D]` of images `[n, ...]`, some at a time: float64 needs much memory."""
+    starts = range(0, len(images), BATCH)
+    rows = [backbone(images[start : start + BATCH], training=False) for start in starts]
+    return np.concatenate([np.asarray(batch, np.float64) for batch in rows])
+
+
 def _check(backbone: keras.Model, copy: keras.Model, images: np.ndarray, bound: float) -> float:
     found = _difference(backbone, copy, images)
     if found <= bound:
@@ -75,8 +83,8 @@ def _check(backbone: keras.Model, copy: keras.Model, images: np.ndarray, bound: 
 
 
 def _difference(backbone: keras.Model, copy: keras.Model, images: np.ndarray) -> float:
-    expected = np.asarray(backbone(images, training=False), np.float64)
-    answers = np.asarray(copy(images.astype(copy.compute_dtype), training=False), np.float64)
+    expected = compute_features(backbone, images)
+    answers = compute_features(copy, images.astype(copy.compute_dtype))
     return float(np.abs(answers - expected).max() / (np.abs(expected).max() or 1.0))
 
 

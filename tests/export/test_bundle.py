@@ -312,3 +312,11 @@ def test_a_backbone_in_another_precision_has_the_same_weights(dtype):
     assert {variable.dtype for variable in copy.variables} == {dtype}
     for ours, theirs in zip(copy.get_weights(), backbone.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_bundle_has_the_steps_that_its_recipe_evaluates_with(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    recipe = copy / "recipe.toml"
+    recipe.write_text(recipe.read_text() + "\n[evaluation]\ninner_steps = 17\n")
+    manifest = export_bundle(copy, tmp_path / "bundle", ["onnx"])
+    assert manifest.inner_steps == 17

@@ -205,7 +205,12 @@ class TrainingTable(Table):
 
 
 class EvaluationTable(Table):
-    """The recipe's protocol: the episodes that `anil evaluate` measures by default."""
+    """The recipe's protocol: the episodes that `anil evaluate` measures by default.
+
+    Attributes:
+        inner_steps: Inner steps of the evaluation, and of an exported bundle; those of training by
+            default.
+    """
 
     ways: Count = 5
     shots: Count = 1
