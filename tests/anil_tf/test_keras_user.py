@@ -345,17 +345,25 @@ def test_class_weight_is_rejected(sampler):
         make_model().fit(sampler.dataset(1, 2), class_weight={0: 1.0, 1: 2.0, 2: 1.0})
 
 
+@pytest.fixture(scope="module")
+def traced_model() -> ANIL:
+    """A model whose graphs several tests use. They may change its weights."""
+    return make_model()
+
+
 @pytest.mark.parametrize("method", ["fit", "evaluate", "validation"])
 @pytest.mark.parametrize("which", ["support_y", "query_y"])
 @pytest.mark.parametrize(
     ("shift", "received"), [(1, "from 1 to 3"), (10, "from 10 to 12"), (-10, "from -10 to -8")]
 )
-def test_labels_of_no_class_are_an_error_that_names_them(sampler, method, which, shift, received):
+def test_labels_of_no_class_are_an_error_that_names_them(
+    sampler, traced_model, method, which, shift, received
+):
     inputs, labels = arrays(sampler)
     wrong = {**inputs, "support_y": inputs["support_y"] + shift * (which == "support_y")}
     labels = labels + shift * (which == "query_y")
     message = f"Labels are 0 to 2 with ways=3. Received: {which} {received}"
-    model, data = make_model(), tf.data.Dataset.from_tensors((wrong, labels))
+    model, data = traced_model, tf.data.Dataset.from_tensors((wrong, labels))
     with pytest.raises(ValueError, match=message) as caught:
         if method == "validation":
             model.fit(sampler.dataset(1, 2), validation_data=data, verbose=0)
