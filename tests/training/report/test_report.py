@@ -27,6 +27,7 @@ SMALL = (
     "data.split_sizes=[5, 3, 4]",
     "model.backbone.name=conv4_strided",
     "model.backbone.filters=4",
+    "model.backbone.blocks=1",
     "training.ways=3",
     "training.shots=2",
     "training.queries=1",
