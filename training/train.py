@@ -38,6 +38,7 @@ from anil_tf.training.distribution import (
     make_strategy,
     watching_workers,
 )
+from anil_tf.training.open_set import measure_run
 from anil_tf.training.recipe import Recipe, write_recipe
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import Samplers, make_samplers
@@ -148,6 +149,9 @@ def train(
     if run.writes:
         # A finished run that is resumed has the same weights: what was measured stays true.
         measured = directory.read_metrics() if run.state.step == first else {}
+        if "acceptance" not in measured:
+            table = measure_run(directory, classes.get("val"))
+            measured |= {"acceptance": table} if table else {}
         write_json(directory.metrics_file, {"train": metrics, **measured})
     return metrics
 

@@ -38,7 +38,7 @@ QUANTIZED = ["Conv", "Relu", "LeakyRelu", "MaxPool", "Add"]
 
 
 def export_onnx(graphs: Graphs, bundle: Path) -> None:
-    """Write `onnx/{backbone,initial_head,adapt,predict}.onnx`, the same as `.ort`, and `adapt.py`.
+    """Write the files of `onnx/`, one per function, the same as `.ort`, and `adapt.py`.
 
     Args:
         graphs: Graphs made by `graphs.build_graphs`.
@@ -47,7 +47,7 @@ def export_onnx(graphs: Graphs, bundle: Path) -> None:
     Raises:
         ValueError: A layer of the backbone uses an operation that ONNX or ONNX Runtime lacks.
     """
-    for name, file in layout.ONNX.items():
+    for name, file in (layout.ONNX | layout.ONNX_SIMILARITY).items():
         export_function(graphs, name, bundle / file)
     (bundle / layout.ADAPT_SCRIPT).write_text(_adapt_script(), encoding="utf-8")
 
