@@ -25,6 +25,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from anil_tf import acceptance
 from anil_tf.datasets import pictures
 from anil_tf.export import layout
 from anil_tf.export.signatures import Signature, TensorSpec
@@ -53,13 +54,15 @@ def export_onnx(graphs: Graphs, bundle: Path) -> None:
 
 
 def _adapt_script() -> str:
-    """The text of `adapt.py`: the script, with the module that it imports inserted."""
+    """The text of `adapt.py`: the script, with the modules that it imports inserted."""
     script = Path(__file__).with_name("adapt_script.py").read_text(encoding="utf-8")
-    source = inspect.getsource(pictures)
-    line = r"^from anil_tf\.datasets\.pictures import .*\n"
-    script, found = re.subn(line, lambda _: source, script, flags=re.MULTILINE)
-    if found != 1:
-        raise RuntimeError(f"adapt_script.py must import from pictures once. Received: {found}")
+    for module in (acceptance, pictures):
+        source = inspect.getsource(module)
+        line = rf"^from {re.escape(module.__name__)} import .*\n"
+        script, found = re.subn(line, lambda _, text=source: text, script, flags=re.MULTILINE)
+        if found != 1:
+            name = module.__name__
+            raise RuntimeError(f"adapt_script.py must import from {name} once. Received: {found}")
     return script
 
 

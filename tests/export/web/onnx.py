@@ -136,7 +136,7 @@ class OnnxWebNodeRuntime(WebRuntime):
 
     name = "onnx_web_node"
     graphs = layout.ONNX | layout.ONNX_SIMILARITY
-    files = tuple(graphs.values())
+    files = tuple(layout.ONNX.values())
     in_chromium = False
 
     def __init__(self, bundle: str | Path) -> None:
