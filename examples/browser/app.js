@@ -219,6 +219,7 @@ function enableTools() {
   for (const button of document.querySelectorAll("#undo, #clear, .add")) button.disabled = blank;
 }
 
+const ACCEPT = 0.95; // share of the drawings of known classes to name; the others are none of these
 let predicting = false;
 let outdated = false;
 
@@ -233,9 +234,10 @@ function predict() {
         while (outdated) {
           outdated = false;
           const used = head;
+          const options = model.knowsNone ? { accept: ACCEPT } : {};
           const answer =
             used && !paper.isBlank
-              ? (await model.predict([toPixels(paper.read(), model.imageShape)], used))[0]
+              ? (await model.predict([toPixels(paper.read(), model.imageShape)], used, options))[0]
               : null;
           if (used === head) showProbabilities(answer);
         }
@@ -260,7 +262,7 @@ function showProbabilities(probabilities) {
   find("#bars").replaceChildren(...(probabilities ? bars : []));
   let verdict = "Draw an example, then add it to its class.";
   if (head) verdict = "Draw something new: the bars show what it is.";
-  if (probabilities) verdict = nameOf(classes[best]);
+  if (probabilities) verdict = best < classes.length ? nameOf(classes[best]) : "None of these";
   find("#verdict").textContent = verdict;
   find("#verdict").classList.toggle("spoken", Boolean(probabilities));
 }

@@ -144,6 +144,7 @@ export class FewShot {
     if (!this.knowsNone) {
       throw new Error("This bundle has no table of acceptance: it cannot say none of these.");
     }
+    if (!labels) throw new Error("This head keeps no features: it cannot say none of these.");
     const { rates, shots, thresholds } = this.manifest.acceptance;
     if (!(accept >= rates[0] && accept <= rates.at(-1))) {
       throw new Error(`accept must lie in ${rates[0]}..${rates.at(-1)}. Received: ${accept}`);
