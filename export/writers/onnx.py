@@ -57,9 +57,9 @@ def _adapt_script() -> str:
     """The text of `adapt.py`: the script, with the modules that it imports inserted."""
     script = Path(__file__).with_name("adapt_script.py").read_text(encoding="utf-8")
     for module in (acceptance, pictures):
-        source = inspect.getsource(module)
+        source = inspect.getsource(module).replace("\\", r"\\")  # not an escape of the pattern
         line = rf"^from {re.escape(module.__name__)} import .*\n"
-        script, found = re.subn(line, lambda _, text=source: text, script, flags=re.MULTILINE)
+        script, found = re.subn(line, source, script, flags=re.MULTILINE)
         if found != 1:
             name = module.__name__
             raise RuntimeError(f"adapt_script.py must import from {name} once. Received: {found}")
