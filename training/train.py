@@ -149,10 +149,10 @@ def train(
     if run.writes:
         # A finished run that is resumed has the same weights: what was measured stays true.
         measured = directory.read_metrics() if run.state.step == first else {}
-        if "acceptance" not in measured:
-            table = measure_run(directory, classes.get("val"))
-            measured |= {"acceptance": table} if table else {}
-        write_json(directory.metrics_file, {"train": metrics, **measured})
+        found = {"train": metrics, **measured}
+        write_json(directory.metrics_file, found)
+        if "acceptance" not in found and (table := measure_run(directory, classes.get("val"))):
+            write_json(directory.metrics_file, found | {"acceptance": table})
     return metrics
 
 
