@@ -96,9 +96,16 @@ def similarity(
     """
     one_hot = tf.cast(support_labels[:, tf.newaxis] == tf.range(ways), tf.float32)
     counted = tf.reduce_sum(one_hot, axis=1, keepdims=True)
-    rows = tf.math.l2_normalize(tf.where(counted > 0.0, support_features, 0.0), axis=1)
+    rows = _normalize(tf.where(counted > 0.0, support_features, 0.0))
     # The sum of the rows has the direction of their mean.
-    means = tf.math.l2_normalize(tf.matmul(one_hot, rows, transpose_a=True), axis=1)
-    cosines = tf.matmul(tf.math.l2_normalize(features, axis=1), means, transpose_b=True)
+    means = _normalize(tf.matmul(one_hot, rows, transpose_a=True))
+    cosines = tf.matmul(_normalize(features), means, transpose_b=True)
     has_rows = tf.reduce_sum(one_hot, axis=0) > 0.0
     return {"similarity": tf.where(has_rows, cosines, -1.0)}
+
+
+def _normalize(rows: tf.Tensor) -> tf.Tensor:
+    """Rows `[M, D]` at unit length, however short or long; zero rows stay zero."""
+    largest = tf.reduce_max(tf.abs(rows), axis=1, keepdims=True)
+    # Squares of very small or large numbers would underflow or overflow.
+    return tf.math.l2_normalize(rows / tf.where(largest > 0.0, largest, 1.0), axis=1)

@@ -265,6 +265,15 @@ def test_similarity_leaves_padding_rows_out_whatever_they_hold(runtime):
     np.testing.assert_allclose(actual, expected, **CLOSE)
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e-25, 1e25])
+def test_only_the_direction_of_features_counts_for_similarity(runtime, scale):
+    features, labels, *_ = support(runtime)
+    expected = runtime.similarity(features, features, labels, 3)
+    scaled = features * np.float32(scale)
+    actual = runtime.similarity(scaled, scaled, labels, 3)
+    np.testing.assert_allclose(actual, expected, **CLOSE)
+
+
 def test_a_zero_vector_resembles_nothing(runtime):
     features, labels, *_ = support(runtime)
     features[0] = 0
