@@ -1,4 +1,4 @@
-"""`adapt` and `predict` without automatic differentiation, for graphs that run where none exists.
+"""`adapt`, `predict` and `similarity` for graphs that run without automatic differentiation.
 
 `adapt` is gradient descent on softmax cross-entropy: the residual dL/dS = weight * (softmax(S) - Y)
 is written out, and the Gram recurrence of `anil_tf.inner_loop` runs in a `tf.while_loop`. Built-in
@@ -74,3 +74,38 @@ def predict(features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> Tensors:
     """Logits and softmax probabilities, `[B, N]`, of features `[B, D]` under a head."""
     logits = tf.matmul(features, kernel) + bias
     return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+
+
+def similarity(
+    features: tf.Tensor, support_features: tf.Tensor, support_labels: tf.Tensor, ways: tf.Tensor
+) -> Tensors:
+    """How much each image resembles each class: its cosine to the mean of the class's rows.
+
+    Every row counts by its direction alone. A label outside `0..N-1` marks a padding row: it is
+    left out, whatever its features hold. A class without a row has the similarity -1, the least
+    that there is. The cosine of a zero vector is 0.
+
+    Args:
+        features: float32 `[B, D]`.
+        support_features: float32 `[M, D]`.
+        support_labels: int32 `[M]`.
+        ways: int32 scalar, N.
+
+    Returns:
+        `similarity` float32 `[B, N]`, from -1 to 1.
+    """
+    one_hot = tf.cast(support_labels[:, tf.newaxis] == tf.range(ways), tf.float32)
+    counted = tf.reduce_sum(one_hot, axis=1, keepdims=True)
+    rows = _normalize(tf.where(counted > 0.0, support_features, 0.0))
+    # The sum of the rows has the direction of their mean.
+    means = _normalize(tf.matmul(one_hot, rows, transpose_a=True))
+    cosines = tf.matmul(_normalize(features), means, transpose_b=True)
+    has_rows = tf.reduce_sum(one_hot, axis=0) > 0.0
+    return {"similarity": tf.where(has_rows, cosines, -1.0)}
+
+
+def _normalize(rows: tf.Tensor) -> tf.Tensor:
+    """Rows `[M, D]` at unit length, however short or long; zero rows stay zero."""
+    largest = tf.reduce_max(tf.abs(rows), axis=1, keepdims=True)
+    # Squares of very small or large numbers would underflow or overflow.
+    return tf.math.l2_normalize(rows / tf.where(largest > 0.0, largest, 1.0), axis=1)

@@ -75,6 +75,7 @@ def export_bundle(
     examples: tuple[np.ndarray, np.ndarray] | None = None,
     name: str | None = None,
     data: dict[str, Any] | None = None,
+    acceptance: dict[str, Any] | None = None,
 ) -> Manifest:
     """Export a trained model, and verify what was exported.
 
@@ -98,6 +99,8 @@ def export_bundle(
         name: Name of a model's bundle; that of the model by default.
         data: What a model was trained on, for the manifest and the model card; not stated by
             default.
+        acceptance: For a model: thresholds by which an image is none of the classes, measured by
+            `anil_tf.training.measure_acceptance`; none by default.
 
     Returns:
         The manifest of the bundle.
@@ -117,7 +120,7 @@ def export_bundle(
         raise ValueError(f"int8 needs one of the targets {sorted(QUANTIZERS)}. Received: {targets}")
     if output.exists():
         raise FileExistsError(f"{output} exists. Remove it or choose another output")
-    found = _find_source(source, examples, name, data)
+    found = _find_source(source, examples, name, data, acceptance)
     if int8 is None:
         int8 = _is_ready(source) and bool(set(targets) & set(QUANTIZERS))
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -168,6 +171,7 @@ def _find_source(
     examples: tuple[np.ndarray, np.ndarray] | None,
     name: str | None,
     data: dict[str, Any] | None,
+    acceptance: dict[str, Any] | None,
 ) -> Source:
     if isinstance(source, keras.Model):
         check_exportable(source)
@@ -176,8 +180,8 @@ def _find_source(
                 "A model in memory is verified on training images: give "
                 "examples=(images, labels), at least four images of two classes"
             )
-        return take_model(source, examples, name, data)
-    if examples is not None or name is not None or data is not None:
+        return take_model(source, examples, name, data, acceptance)
+    if any(given is not None for given in (examples, name, data, acceptance)):
         raise ValueError(f"{source} is a run, which has its own examples, name and data: omit them")
     found = READY[str(source)]() if _is_ready(source) else read_run(Path(source))
     check_exportable(found.model)
@@ -214,6 +218,7 @@ def _write_bundle(source: Source, folder: Path, targets: Sequence[str], int8: bo
 
 def _describe(source: Source, head: InitialHead, feature_size: int) -> Settings:
     image_dtype: Any = source.image.dtype.name
+    acceptance: Any = source.acceptance  # a table, which the manifest checks
     return Settings(
         name=source.name,
         image_shape=source.image.shape[1:],
@@ -230,6 +235,7 @@ def _describe(source: Source, head: InitialHead, feature_size: int) -> Settings:
         data=source.data,
         evaluation=source.evaluation,
         accuracy=source.accuracy,
+        acceptance=acceptance,
         backbone_sha256=weights_digest(source.model.backbone),
         versions={
             "anil-tf": anil_tf.__version__,

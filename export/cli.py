@@ -160,20 +160,37 @@ def adapt(
 @click.command()
 @click.argument("bundle", type=_FOLDER)
 @click.option("--head", "head_file", required=True, type=_FILE, help="Written by `anil adapt`.")
+@click.option(
+    "--accept",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Share of the images of known classes to accept, such as 0.95; the others, and most "
+    "images of unknown classes, are none of these. [default: every image is one of the classes]",
+)
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=_FILE)
 @_json
 def predict(
-    bundle: Path, head_file: Path, images: tuple[Path, ...], json_file: Path | None
+    bundle: Path,
+    head_file: Path,
+    accept: float | None,
+    images: tuple[Path, ...],
+    json_file: Path | None,
 ) -> None:
     """Class names and probabilities of images, under a head that `anil adapt` wrote."""
+    from anil_tf.acceptance import NONE
     from anil_tf.export.predictor import Predictor
 
     predictor = Predictor(bundle, head_file, progress=True)
+    names = predictor.names if accept is None else (*predictor.names, NONE)
     predictions = []
-    for path, row in zip(images, predictor.predict(images), strict=True):
-        named = zip(predictor.names, map(float, row), strict=True)
+    for path, row in zip(images, predictor.predict(images, accept=accept), strict=True):
+        named = zip(names, map(float, row), strict=True)
         ranked = dict(sorted(named, key=lambda pair: -pair[1]))
         predictions.append({"image": str(path), "probabilities": ranked})
+        if ranked.get(NONE):
+            click.echo(f"{path}: {NONE}")
+            continue
+        ranked.pop(NONE, None)
         shown = [f"{name} {value:.3f}" for name, value in list(ranked.items())[:SHOWN]]
         click.echo(f"{path}: {', '.join(shown)}")
     write_json(json_file, predictions)

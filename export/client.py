@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from anil_tf.acceptance import add_none
 from anil_tf.datasets.inputs import (
     Images,
     check_integer_labels,
@@ -171,17 +172,34 @@ class FewShotClient:
             self.manifest.backbone_sha256,
         )
 
-    def predict(self, images: Images, head: Head) -> np.ndarray:
+    def predict(self, images: Images, head: Head, accept: float | None = None) -> np.ndarray:
         """Probabilities `[B, N]` of B images under a head, in the order of its names.
+
+        Args:
+            images: Images to classify.
+            head: A head of this bundle.
+            accept: Share of the images of known classes to accept; see `Predictor.predict`. With it
+                the result is `[B, N + 1]`, whose last column is 1 for none of the classes.
 
         Raises:
             ServingError: The server rejected the request, or did not reply in time.
-            ValueError: The head was made with another backbone, or the images do not fit the model.
+            ValueError: The head was made with another backbone, the images do not fit the model, or
+                the bundle or the head cannot say that an image is none of the classes.
         """
         head.check_backbone(self.manifest)
+        thresholds = None if accept is None else self.manifest.find_thresholds(head.counts, accept)
         features = self.features(images)
         answer = self.call("predict", features=features, kernel=head.kernel, bias=head.bias)
-        return answer["probabilities"]
+        if thresholds is None:
+            return answer["probabilities"]
+        similarity = self.call(
+            "similarity",
+            features=features,
+            support_features=head.support_features,
+            support_labels=head.support_labels,
+            ways=len(head.names),
+        )["similarity"]
+        return add_none(answer["probabilities"], similarity, thresholds)
 
     def learn_and_predict(
         self,

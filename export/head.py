@@ -58,6 +58,11 @@ class Head(NamedTuple):
             for label, name in enumerate(self.names)
         }
 
+    @property
+    def counts(self) -> np.ndarray:
+        """Number of support rows of each class, integers `[N]`."""
+        return np.bincount(self.support_labels, minlength=len(self.names))
+
     def check_backbone(self, manifest: Manifest) -> None:
         """Check that the head was made with the backbone of a bundle.
 

@@ -19,6 +19,8 @@ ONNX = {
     "adapt": "onnx/adapt.onnx",
     "predict": "onnx/predict.onnx",
 }
+# Missing in bundles of versions up to 0.2: all else of these works without it.
+ONNX_SIMILARITY = {"similarity": "onnx/similarity.onnx"}
 # `features` with convolutions in 8-bit integers.
 ONNX_INT8 = "onnx/backbone_int8.onnx"
 ONNX_INT8_ORT = "onnx/backbone_int8.ort"

@@ -2,11 +2,14 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import pydantic
 
+from anil_tf.acceptance import NONE, find_thresholds
 from anil_tf.export import layout
 from anil_tf.export.signatures import LIMITS, Signature, declare
 from anil_tf.support.json_files import write_json
@@ -64,11 +67,34 @@ class Parity(pydantic.BaseModel):
         return all(check.ok for check in self.checks)
 
 
+class Acceptance(pydantic.BaseModel):
+    """The table by which an image is none of the classes; see `anil_tf.acceptance`.
+
+    It is measured on episodes of validation classes. `thresholds[s][r]` is the similarity that the
+    share `rates[r]` of their images reaches, where a class has `shots[s]` support images.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True)
+
+    rates: list[Annotated[float, pydantic.Field(ge=0, le=1)]] = pydantic.Field(min_length=1)
+    shots: list[pydantic.PositiveInt] = pydantic.Field(min_length=1)
+    thresholds: list[list[pydantic.FiniteFloat]]
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "Acceptance":
+        for values in (self.rates, self.shots):
+            if sorted(set(values)) != values:
+                raise ValueError(f"rates and shots must increase. Received: {values}")
+        if [len(row) for row in self.thresholds] != [len(self.rates)] * len(self.shots):
+            raise ValueError("thresholds must have a row for each of shots, a column for each rate")
+        return self
+
+
 class Settings(pydantic.BaseModel):
     """The settings of a bundle, known before its files are written.
 
     Names are those of recipes, options and signatures. `shots` and `seed` are null for a model that
-    was not trained by a recipe.
+    was not trained by a recipe. `acceptance` is null where it was not measured.
     """
 
     model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
@@ -89,6 +115,7 @@ class Settings(pydantic.BaseModel):
     data: dict[str, Any]
     evaluation: dict[str, Any]
     accuracy: dict[str, dict[str, Any]]
+    acceptance: Acceptance | None = None
     backbone_sha256: str
     versions: dict[str, str]
 
@@ -123,6 +150,29 @@ class Settings(pydantic.BaseModel):
     def most_ways(self) -> int:
         """Largest number of classes that a head can have."""
         return self.ways if self.head_init == "per_class" else LIMITS["ways"][1]
+
+    def find_thresholds(self, counts: Sequence[int] | np.ndarray, accept: float) -> np.ndarray:
+        """Least similarity of an accepted image to each class; see `anil_tf.acceptance`.
+
+        Args:
+            counts: Number of images that each class was learned from, integers `[N]`.
+            accept: Share of the images of known classes to accept.
+
+        Raises:
+            ValueError: The bundle has no table, the table does not reach to this share, or the head
+                keeps no features of its images.
+        """
+        if self.acceptance is None:
+            raise ValueError(
+                f"The bundle {self.name!r} has no table of acceptance: it cannot say that an image "
+                f"is {NONE}. `anil train --resume` measures it; then export the run again"
+            )
+        if not np.all(counts):
+            raise ValueError(
+                "This head keeps no features of its images: it cannot say that an image is "
+                f"{NONE}. Learn its classes again"
+            )
+        return find_thresholds(self.acceptance.model_dump(), counts, accept)
 
     def check_ways(self, ways: int) -> None:
         """Check the number of classes of a head.

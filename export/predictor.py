@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from anil_tf.acceptance import add_none
 from anil_tf.datasets.inputs import Images, class_names, list_images, read_pixels
 from anil_tf.datasets.pictures import order_names
 from anil_tf.export.head import Head, fit_head, read_head
@@ -48,6 +49,7 @@ class Predictor:
         predictor.learn(["a1.jpg", "a2.jpg", "b1.jpg"], ["ann", "ann", "bob"])
         predictor.add_class("cat", ["c1.jpg"])
         probabilities = predictor.predict(["new.jpg"])  # [1, 3], in the order of predictor.names
+        probabilities = predictor.predict(["new.jpg"], accept=0.95)  # [1, 4]: or none of these
         predictor.save("head.npz")
         again = Predictor("bundle", head="head.npz")
     """
@@ -222,21 +224,60 @@ class Predictor:
     def _list(self, images: Images) -> np.ndarray | list[Any]:
         return list_images(images, self.runtime.manifest.image_shape)
 
-    def predict(self, images: Images, head: Head | None = None) -> np.ndarray:
+    def predict(
+        self, images: Images, head: Head | None = None, accept: float | None = None
+    ) -> np.ndarray:
         """Probabilities float32 `[n, N]` of n images, in the order of the head's names.
 
         Args:
             images: Images to classify; a single one gives `[1, N]`.
             head: A head of this bundle, such as another user's; the predictor's own by default.
+            accept: Share of the images of known classes to accept, such as 0.95. The others, and
+                most images of unknown classes, are none of these: the result is `[n, N + 1]`, and
+                for such an image the last column is 1 and the others are 0. By default every image
+                is one of the classes.
 
         Raises:
-            ValueError: Fewer than two classes were learned, an image does not fit, or the head was
-                made with another backbone.
+            ValueError: Fewer than two classes were learned, an image does not fit, the head was
+                made with another backbone, or the bundle or the head cannot say that an image is
+                none of the classes.
         """
         if head is None:
             head = self._learned()
         head.check_backbone(self.runtime.manifest)
-        return self.runtime.predict(self.features(images), head.kernel, head.bias)[1]
+        thresholds = self._thresholds(head, accept)
+        features = self.features(images)
+        probabilities = self.runtime.predict(features, head.kernel, head.bias)[1]
+        if thresholds is None:
+            return probabilities
+        return add_none(probabilities, self._similarity(features, head), thresholds)
+
+    def similarity(self, images: Images, head: Head | None = None) -> np.ndarray:
+        """Similarities float32 `[n, N]` of n images to the classes, from -1 to 1.
+
+        A similarity is the cosine of an image's features to the mean of a class's features, each of
+        unit length.
+
+        Args:
+            images: Images to compare; a single one gives `[1, N]`.
+            head: A head of this bundle, such as another user's; the predictor's own by default.
+
+        Raises:
+            ValueError: As for `predict`.
+        """
+        if head is None:
+            head = self._learned()
+        head.check_backbone(self.runtime.manifest)
+        return self._similarity(self.features(images), head)
+
+    def _similarity(self, features: np.ndarray, head: Head) -> np.ndarray:
+        rows, labels = head.support_features, head.support_labels
+        return self.runtime.similarity(features, rows, labels, len(head.names))
+
+    def _thresholds(self, head: Head, accept: float | None) -> np.ndarray | None:
+        if accept is None:
+            return None
+        return self.runtime.manifest.find_thresholds(head.counts, accept)
 
     def save(self, path: str | Path) -> None:
         """Write the head, for `Predictor(bundle, head=path)` and `anil predict --head`.

@@ -1,4 +1,4 @@
-"""The five functions of a bundle, with the same names, dtypes and axes in every format."""
+"""The six functions of a bundle, with the same names, dtypes and axes in every format."""
 
 from typing import Any, NamedTuple
 
@@ -45,7 +45,7 @@ def declare(
         feature_size: D, the width of the backbone's output.
 
     Returns:
-        A signature for each of `features`, `initial_head`, `adapt`, `predict` and
+        A signature for each of `features`, `initial_head`, `adapt`, `predict`, `similarity` and
         `adapt_and_predict`.
     """
 
@@ -58,7 +58,7 @@ def declare(
     def integers(*axes: int | str) -> TensorSpec:
         return TensorSpec("int32", axes)
 
-    # `adapt` and `predict` do not depend on the feature size, so there it is left open.
+    # `adapt`, `predict` and `similarity` do not depend on the feature size: there it is open.
     kernel, bias = floats("features", "ways"), floats("ways")
     return {
         "features": Signature(
@@ -89,6 +89,15 @@ def declare(
         "predict": Signature(
             {"features": floats("batch", "features"), "kernel": kernel, "bias": bias},
             {"logits": floats("batch", "ways"), "probabilities": floats("batch", "ways")},
+        ),
+        "similarity": Signature(
+            {
+                "features": floats("batch", "features"),
+                "support_features": floats("rows", "features"),
+                "support_labels": integers("rows"),
+                "ways": integers(),
+            },
+            {"similarity": floats("batch", "ways")},
         ),
         "adapt_and_predict": Signature(
             {

@@ -162,6 +162,11 @@ def train(
     is_flag=True,
     help="Classify without head and inner loop, by cosine similarity to the support images.",
 )
+@click.option(
+    "--open-set",
+    is_flag=True,
+    help="Also classify images of as many unknown classes: how many of them are accepted?",
+)
 @_json
 def evaluate(
     path: Path,
@@ -175,6 +180,7 @@ def evaluate(
     seed: int | None,
     runtime: str | None,
     nil: bool,
+    open_set: bool,
     json_path: Path | None,
 ) -> None:
     """Measure accuracy on unseen classes, before and after adaptation."""
@@ -197,6 +203,7 @@ def evaluate(
         seed=seed,
         runtime=runtime,
         nil=nil,
+        open_set=open_set,
     )
     click.echo(describe(figures))
     write_json(json_path, figures)

@@ -12,7 +12,9 @@ from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.export.runtime import Runtime, open_bundle
 from anil_tf.export.runtime.base import BundleRuntime
 from anil_tf.metrics import mean_and_ci95
+from anil_tf.training.calibration import calibration
 from anil_tf.training.keras_runtime import KerasRuntime
+from anil_tf.training.open_set import describe_open_set, evaluate_open_set
 from anil_tf.training.recipe import DataTable, EvaluationTable, read_recipe
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import make_sampler
@@ -40,7 +42,9 @@ def evaluate_episodes(
         `accuracy`, `ci95`, `accuracy_before_adaptation`, `ci95_before_adaptation` in 0..1, for a
         regression `mse`... in their place; and the protocol: `episodes`, `ways`, `shots`,
         `queries`, `nil`, `inner_steps`, `inner_lr`, `runtime`. Where the sampler draws unequal
-        shots also `accuracy_by_shots`, by the number of support images that a class had.
+        shots also `accuracy_by_shots`, by the number of support images that a class had. A
+        classification by the head also has `ece` and `negative_log_likelihood`; see
+        `anil_tf.training.calibration`.
 
     Raises:
         ValueError: NIL was asked for a regression, which has no classes.
@@ -55,6 +59,7 @@ def evaluate_episodes(
     inner_steps = runtime.inner_steps if inner_steps is None else inner_steps
     before, after = np.empty(episodes), np.empty(episodes)
     by_shots: dict[int, list[float]] = {}
+    logits, labels = [], []
     for index in tqdm(range(episodes), f"Evaluating ({runtime.name})", unit="ep", disable=None):
         episode = sampler.episode(index)
         if nil:
@@ -63,26 +68,36 @@ def evaluate_episodes(
             initial, adapted = runtime.adapt_and_predict(episode, ways, inner_steps)
         before[index] = score(initial, episode["query_y"])
         after[index] = score(adapted, episode["query_y"])
+        logits.append(adapted)
+        labels.append(episode["query_y"])
         if not isinstance(sampler.shots, int):
             for shots, accuracy in _accuracy_of_classes(adapted, episode):
                 by_shots.setdefault(shots, []).append(accuracy)
 
+    if metric == "accuracy" and not nil:
+        honesty = calibration(np.concatenate(logits), np.concatenate(labels))
+    else:  # a cosine is no probability
+        honesty = {}
     value, interval = mean_and_ci95(after)
     initial_value, initial_interval = mean_and_ci95(before)
-    return {
-        metric: value,
-        "ci95": interval,
-        f"{metric}_before_adaptation": initial_value,
-        "ci95_before_adaptation": initial_interval,
-        "episodes": episodes,
-        "ways": ways,
-        "shots": sampler.shots,
-        "queries": sampler.queries,
-        "nil": nil,
-        "inner_steps": 0 if nil else inner_steps,
-        "inner_lr": runtime.inner_lr,
-        "runtime": runtime.name,
-    } | ({"accuracy_by_shots": _means(by_shots)} if by_shots else {})
+    return (
+        {
+            metric: value,
+            "ci95": interval,
+            f"{metric}_before_adaptation": initial_value,
+            "ci95_before_adaptation": initial_interval,
+            "episodes": episodes,
+            "ways": ways,
+            "shots": sampler.shots,
+            "queries": sampler.queries,
+            "nil": nil,
+            "inner_steps": 0 if nil else inner_steps,
+            "inner_lr": runtime.inner_lr,
+            "runtime": runtime.name,
+        }
+        | honesty
+        | ({"accuracy_by_shots": _means(by_shots)} if by_shots else {})
+    )
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -109,6 +124,8 @@ def _squared_error(outputs: np.ndarray, targets: np.ndarray) -> float:
 def describe(figures: dict[str, Any]) -> str:
     """The results in one sentence."""
     protocol = f"{figures['episodes']} episodes of the {figures['split']} split"
+    if "open_set" in figures:
+        return describe_open_set(figures, protocol)
     if "mse" in figures:
         return (
             f"mean squared error {figures['mse']:.4f} +- {figures['ci95']:.4f} after "
@@ -143,6 +160,7 @@ def evaluate_path(
     seed: int | None = None,
     runtime: str | None = None,
     nil: bool = False,
+    open_set: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a run directory or an exported bundle.
 
@@ -155,10 +173,13 @@ def evaluate_path(
         seed: Seed for drawing the episodes; the recipe's by default.
         runtime: `"keras"` for a run; a name of `export.runtime.RUNTIMES` for a bundle.
         nil: Whether to leave out head and inner loop; see `evaluate_episodes`.
+        open_set: Whether each episode also has queries of as many unknown classes; see
+            `evaluate_open_set`.
 
     Returns:
-        The results of `evaluate_episodes`, with `norm`, `split` and `seed`. A run keeps them in its
-        `metrics.json`, by protocol; see `anil_tf.training.run.RunDirectory.record`.
+        The results of `evaluate_episodes` or `evaluate_open_set`, with `norm`, `split` and `seed`.
+        A run keeps them in its `metrics.json`, by protocol; see
+        `anil_tf.training.run.RunDirectory.record`.
 
     Raises:
         FileNotFoundError: The path is neither a run nor a bundle.
@@ -170,10 +191,15 @@ def evaluate_path(
     protocol = EvaluationTable(**{**opened.evaluation, **overrides})
     seed = opened.seed if seed is None else seed
     classes = opened.data.load_split(split, data_dir)
-    sampler = make_sampler(opened.data, classes, protocol, seed, split, shots=unequal)
-    figures = evaluate_episodes(
-        opened.runtime, sampler, protocol.episodes, inner_steps=protocol.inner_steps, nil=nil
-    )
+    drawn = protocol.model_copy(update={"ways": 2 * protocol.ways}) if open_set else protocol
+    sampler = make_sampler(opened.data, classes, drawn, seed, split, shots=unequal)
+    episodes, steps = protocol.episodes, protocol.inner_steps
+    if open_set:
+        if nil or isinstance(sampler, SinusoidSampler):
+            raise ValueError("open_set judges the classes that a head names: no NIL, no regression")
+        figures = evaluate_open_set(opened.runtime, sampler, episodes, steps, opened.acceptance)
+    else:
+        figures = evaluate_episodes(opened.runtime, sampler, episodes, inner_steps=steps, nil=nil)
     figures |= {"norm": opened.norm, "split": split, "seed": seed}
     if opened.runtime.name == "keras":
         RunDirectory(path).record(figures)
@@ -207,6 +233,7 @@ class _Opened(NamedTuple):
     evaluation: dict[str, Any]
     norm: str
     seed: int
+    acceptance: dict[str, Any] | None
 
 
 def _open(path: Path, runtime: str | None) -> _Opened:
@@ -221,7 +248,9 @@ def _open(path: Path, runtime: str | None) -> _Opened:
             )
         known = recorded.data.keys() & DataTable.model_fields  # others are for the model card
         data = DataTable(**{key: recorded.data[key] for key in known})
-        return _Opened(bundle, data, recorded.evaluation, str(recorded.norm), recorded.seed or 0)
+        table = recorded.acceptance.model_dump() if recorded.acceptance else None
+        seed = recorded.seed or 0
+        return _Opened(bundle, data, recorded.evaluation, str(recorded.norm), seed, table)
     if not (path / "model.keras").is_file():
         raise FileNotFoundError(
             f"{path} is neither a finished run (model.keras) nor a bundle (manifest.json)"
@@ -233,4 +262,5 @@ def _open(path: Path, runtime: str | None) -> _Opened:
     recipe = read_recipe(path / "recipe.toml")
     model = KerasRuntime.load(path / "model.keras")
     evaluation = recipe.evaluation.model_dump()
-    return _Opened(model, recipe.data, evaluation, recipe.model.norm, recipe.seed)
+    table = RunDirectory(path).read_metrics().get("acceptance")
+    return _Opened(model, recipe.data, evaluation, recipe.model.norm, recipe.seed, table)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from anil_tf.closed_form import similarity
 from anil_tf.episodic import EpisodicModel
 from anil_tf.nil import predict_by_cosines
 from anil_tf.saving import load_model
@@ -34,6 +35,7 @@ class KerasRuntime:
         self.inner_steps = model.inner_steps
         self._predict = tf.function(self._predict_one)
         self._score = tf.function(self._score_one)
+        self._resemble = tf.function(self._resemble_one)
 
     @classmethod
     def load(cls, path: Path) -> "KerasRuntime":
@@ -51,6 +53,10 @@ class KerasRuntime:
         """The queries' scores `[Q, N]` without head and inner loop; see `Runtime`."""
         return self._score(_inputs(episode), ways).numpy()
 
+    def similarities(self, episode: Mapping[str, np.ndarray], ways: int) -> np.ndarray:
+        """The queries' similarities `[Q, N]` to the classes of the support set; see `Runtime`."""
+        return self._resemble(_inputs(episode), ways).numpy()
+
     def _predict_one(
         self, inputs: dict[str, tf.Tensor], ways: int, steps: int
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -59,6 +65,11 @@ class KerasRuntime:
 
     def _score_one(self, inputs: dict[str, tf.Tensor], ways: int) -> tf.Tensor:
         return predict_by_cosines(self.model, inputs, ways)[0]
+
+    def _resemble_one(self, inputs: dict[str, tf.Tensor], ways: int) -> tf.Tensor:
+        support, query = self.model.embed(inputs["support_x"], inputs["query_x"])
+        labels = tf.cast(inputs["support_y"][0], tf.int32)
+        return similarity(query[0], support[0], labels, tf.constant(ways))["similarity"]
 
 
 def _inputs(episode: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:

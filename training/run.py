@@ -20,7 +20,8 @@ from anil_tf.training.recipe import Recipe, read_recipe
 from anil_tf.training.samplers import make_sampler
 
 # What makes two evaluations the same measurement. More episodes or another seed measure it again.
-PROTOCOL = ("ways", "shots", "queries", "inner_steps", "split", "runtime", "norm", "nil")
+OPEN_SET = "open_set"  # only in an evaluation with unknown classes
+PROTOCOL = ("ways", "shots", "queries", "inner_steps", "split", "runtime", "norm", "nil", OPEN_SET)
 
 
 class RunDirectory:
@@ -125,6 +126,8 @@ class RunDirectory:
         return next((row for row in rows if _protocol(row) == key), None)
 
     def _is_of_the_recipe(self, figures: dict[str, Any]) -> bool:
+        if OPEN_SET in figures:
+            return False
         recipe = self.read_recipe()
         evaluation = recipe.evaluation
         expected = {
@@ -141,6 +144,7 @@ class RunDirectory:
 
 def _protocol(figures: dict[str, Any]) -> tuple[Any, ...]:
     """What identifies an evaluation; a range of shots is a list in JSON and a tuple in Python."""
+    figures = figures | {OPEN_SET: OPEN_SET in figures}
     values = (figures.get(name) for name in PROTOCOL)
     return tuple(tuple(value) if isinstance(value, list) else value for value in values)
 

@@ -38,6 +38,7 @@ from anil_tf.training.distribution import (
     make_strategy,
     watching_workers,
 )
+from anil_tf.training.open_set import measure_run
 from anil_tf.training.recipe import Recipe, write_recipe
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import Samplers, make_samplers
@@ -150,7 +151,10 @@ def train(
     if run.writes:
         # A finished run that is resumed has the same weights: what was measured stays true.
         measured = directory.read_metrics() if run.state.step == first else {}
-        write_json(directory.metrics_file, {"train": metrics, **measured})
+        found = {"train": metrics, **measured}
+        write_json(directory.metrics_file, found)
+        if "acceptance" not in found and (table := measure_run(directory, classes.get("val"))):
+            write_json(directory.metrics_file, found | {"acceptance": table})
     return metrics
 
 

@@ -275,6 +275,8 @@ async function openHead(input) {
   head = {
     kernel: new Tensor("float32", opened.kernel, [size, ways]),
     bias: new Tensor("float32", opened.bias, [ways]),
+    labels: opened.supportLabels,
+    features: new Tensor("float32", opened.supportFeatures, [opened.supportLabels.length, size]),
   };
   find("#learn").disabled = true;
   find("#status").textContent = `Opened ${plural(ways, "class", "classes")} from ${file.name}.`;
@@ -293,6 +295,7 @@ function enableTools() {
   find("#save").disabled = !head;
 }
 
+const ACCEPT = 0.95; // share of the drawings of known classes to name; the others are none of these
 let predicting = false;
 let outdated = false;
 
@@ -307,9 +310,10 @@ function predict() {
         while (outdated) {
           outdated = false;
           const used = head;
+          const options = model.knowsNone ? { accept: ACCEPT } : {};
           const answer =
             used && !paper.isBlank
-              ? (await model.predict([readPaper()], used))[0]
+              ? (await model.predict([readPaper()], used, options))[0]
               : null;
           if (used === head) showProbabilities(answer);
         }
@@ -334,7 +338,7 @@ function showProbabilities(probabilities) {
   find("#bars").replaceChildren(...(probabilities ? bars : []));
   let verdict = "Draw or photograph an example, then add it to its class.";
   if (head) verdict = "Draw or photograph something new: the bars show what it is.";
-  if (probabilities) verdict = nameOf(classes[best]);
+  if (probabilities) verdict = best < classes.length ? nameOf(classes[best]) : "None of these";
   find("#verdict").textContent = verdict;
   find("#verdict").classList.toggle("spoken", Boolean(probabilities));
 }

@@ -6,6 +6,7 @@
  *     const model = await FewShot.open(ort, readFromWeb("bundle/"));
  *     const head = await model.learn(images, [0, 0, 1, 1]); // a class index for each image
  *     const [probabilities] = await model.predict([image], head);
+ *     const [row] = await model.predict([image], head, { accept: 0.95 }); // or none of these
  *
  * An image is a Uint8Array of `model.imageShape` (height, width, channels), such as `toPixels` of
  * pixels.js makes; its values are bytes as they are, for the scaling is in the graph. The backbone
@@ -18,6 +19,8 @@ const GRAPHS = {
   adapt: "onnx/adapt.onnx",
   predict: "onnx/predict.onnx",
 };
+// Bundles of versions up to 0.2 lack it; then `predict` takes no `accept`.
+const SIMILARITY = "onnx/similarity.onnx";
 const BATCH = 32; // images that go through the backbone at once: bounds the memory
 
 /** How `FewShot.open` gets the files of a bundle that lies under an address, ending in "/". */
@@ -40,6 +43,9 @@ export class FewShot {
     const sessions = {};
     for (const [signature, file] of Object.entries(GRAPHS)) {
       sessions[signature] = await ort.InferenceSession.create(await read(file));
+    }
+    if (manifest.files[SIMILARITY]) {
+      sessions.similarity = await ort.InferenceSession.create(await read(SIMILARITY));
     }
     return new FewShot(ort, manifest, sessions);
   }
@@ -90,20 +96,72 @@ export class FewShot {
     return {
       kernel: adapted.adapted_kernel, // [D, ways]
       bias: adapted.adapted_bias, // [ways]
+      features, // of the images [images, D], which `similarity` compares with
+      labels: Array.from(labels),
       initialLoss,
       finalLoss,
       warning,
     };
   }
 
-  /** The probability of each class under a head: a Float32Array for each image. */
-  async predict(images, { kernel, bias }) {
+  /** Whether `predict` can say that an image is none of the classes: whether it takes `accept`. */
+  get knowsNone() {
+    return Boolean(this.sessions.similarity && this.manifest.acceptance);
+  }
+
+  /**
+   * The probability of each class under a head: a Float32Array for each image.
+   *
+   * With `accept`, the share of the images of known classes to accept, each array has one more
+   * number, the last. It is 1, and the others are 0, for an image that is none of the classes.
+   */
+  async predict(images, head, { accept } = {}) {
+    const { kernel, bias } = head;
+    const thresholds = accept === undefined ? null : this.thresholds(head, accept);
     const features = await this.features(images);
     const { probabilities } = await this.sessions.predict.run({ features, kernel, bias });
-    const [count, ways] = probabilities.dims;
-    return Array.from({ length: count }, (_, i) =>
-      probabilities.data.slice(i * ways, (i + 1) * ways),
-    );
+    const rows = cutRows(probabilities);
+    if (!thresholds) return rows;
+    const similarities = cutRows(await this.#similarity(features, head));
+    return rows.map((row, i) => {
+      const best = row.indexOf(Math.max(...row));
+      const none = similarities[i][best] < thresholds[best];
+      return none ? Float32Array.from([...row.fill(0), 1]) : Float32Array.from([...row, 0]);
+    });
+  }
+
+  /** The similarity of each image to each class, from -1 to 1: a Float32Array for each image. */
+  async similarity(images, head) {
+    if (!this.sessions.similarity) throw new Error("This bundle has no function similarity.");
+    return cutRows(await this.#similarity(await this.features(images), head));
+  }
+
+  async #similarity(features, head) {
+    const outputs = await this.sessions.similarity.run({
+      features,
+      support_features: head.features,
+      support_labels: this.#int32(head.labels, [head.labels.length]),
+      ways: this.#int32([head.bias.dims[0]], []),
+    });
+    return outputs.similarity;
+  }
+
+  /** The least similarity of an accepted image, for each class; see `acceptance.py`. */
+  thresholds({ labels, bias }, accept) {
+    if (!this.knowsNone) {
+      throw new Error("This bundle has no table of acceptance: it cannot say none of these.");
+    }
+    if (!labels) throw new Error("This head keeps no features: it cannot say none of these.");
+    const { rates, shots, thresholds } = this.manifest.acceptance;
+    if (!(accept >= rates[0] && accept <= rates.at(-1))) {
+      throw new Error(`accept must lie in ${rates[0]}..${rates.at(-1)}. Received: ${accept}`);
+    }
+    const atShots = thresholds.map((row) => interpolate(accept, rates, row));
+    const inverse = shots.map((count) => -1 / count);
+    return Array.from({ length: bias.dims[0] }, (_, label) => {
+      const count = labels.filter((other) => other === label).length;
+      return interpolate(-1 / count, inverse, atShots);
+    });
   }
 
   /** Features of images, as a tensor [images, D]. */
@@ -133,4 +191,17 @@ export class FewShot {
 
 function isBytes(array) {
   return array instanceof Uint8Array || array instanceof Uint8ClampedArray;
+}
+
+/** The rows of a tensor of two axes. */
+function cutRows({ data, dims: [count, size] }) {
+  return Array.from({ length: count }, (_, i) => data.slice(i * size, (i + 1) * size));
+}
+
+/** The value at x of the line through the points, constant beyond them; xs increase. */
+function interpolate(x, xs, ys) {
+  const next = xs.findIndex((other) => other >= x);
+  if (next <= 0) return next ? ys.at(-1) : ys[0];
+  const share = (x - xs[next - 1]) / (xs[next] - xs[next - 1]);
+  return ys[next - 1] + share * (ys[next] - ys[next - 1]);
 }

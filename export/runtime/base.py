@@ -75,6 +75,9 @@ class Runtime(Protocol):
     def cosine_scores(self, episode: Mapping[str, np.ndarray], ways: int) -> np.ndarray:
         """The queries' scores `[Q, ways]` without head and inner loop; see `anil_tf.nil`."""
 
+    def similarities(self, episode: Mapping[str, np.ndarray], ways: int) -> np.ndarray:
+        """The queries' similarities `[Q, ways]` to the classes of the support set."""
+
 
 class BundleRuntime(abc.ABC):
     """A `Runtime` on a bundle's signatures. A format only has to run one signature by name.
@@ -209,6 +212,38 @@ class BundleRuntime(abc.ABC):
         predicted = self.run("predict", features=features, kernel=kernel, bias=bias)
         return predicted["logits"], predicted["probabilities"]
 
+    def similarity(
+        self,
+        features: np.ndarray,
+        support_features: np.ndarray,
+        support_labels: np.ndarray,
+        ways: int,
+    ) -> np.ndarray:
+        """Cosines `[B, ways]` of features `[B, D]` to the mean of each class's unit-length rows.
+
+        Args:
+            features: Features of the images to judge.
+            support_features: Rows `[M, D]` that the classes were learned from.
+            support_labels: Their classes, integers `[M]`; those outside `0..ways-1` are padding.
+            ways: Number of classes. One without a row has the similarity -1.
+
+        Raises:
+            ValueError: The bundle is of a version that had no such function, or shapes do not
+                agree.
+        """
+        if "similarity" not in self.signatures:
+            raise ValueError(
+                f"{self.bundle} was exported by a version without the function similarity: it "
+                "cannot say that an image is none of the classes. Export the run again"
+            )
+        return self.run(
+            "similarity",
+            features=features,
+            support_features=support_features,
+            support_labels=support_labels,
+            ways=ways,
+        )["similarity"]
+
     def adapt_and_predict(
         self, episode: Mapping[str, np.ndarray], ways: int, steps: int
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -226,3 +261,8 @@ class BundleRuntime(abc.ABC):
 
         support, query = self.features(episode["support_x"]), self.features(episode["query_x"])
         return cosine_scores(support, episode["support_y"], query, ways).numpy()
+
+    def similarities(self, episode: Mapping[str, np.ndarray], ways: int) -> np.ndarray:
+        """The queries' similarities `[Q, ways]` to the classes of the support set."""
+        support, query = self.features(episode["support_x"]), self.features(episode["query_x"])
+        return self.similarity(query, support, episode["support_y"], ways)

@@ -18,7 +18,11 @@ from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL, TensorSpec
 Arrays = dict[str, np.ndarray]
 
 # Padding of inputs with fixed shapes; kernels and features are padded with 0.
-PADDING = {"labels": NO_CLASS_LABEL, "bias": NO_CLASS_BIAS}
+PADDING = {
+    "labels": NO_CLASS_LABEL,
+    "support_labels": NO_CLASS_LABEL,
+    "bias": NO_CLASS_BIAS,
+}
 
 
 class Function(Protocol):
@@ -99,7 +103,7 @@ class LitertStaticRuntime(LitertRuntime):
             for name, tensor in declared.inputs.items()
             for axis, size in zip(tensor.axes, inputs[name].shape, strict=True)
         }
-        if signature == "initial_head":
+        if "ways" in inputs:
             sizes["ways"] = int(inputs["ways"])
         self._check(sizes)
 

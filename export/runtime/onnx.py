@@ -33,8 +33,10 @@ class OnnxRuntime(BundleRuntime):
 
     def __init__(self, bundle: str | Path | Draft) -> None:
         super().__init__(bundle)
-        self.signatures = {name: self.signatures[name] for name in self.graphs}
-        self._sessions = {name: self._open(name, file) for name, file in self.graphs.items()}
+        later = {name: f for name, f in layout.ONNX_SIMILARITY.items() if self.manifest.size(f)}
+        graphs = self.graphs | later
+        self.signatures = {name: self.signatures[name] for name in graphs}
+        self._sessions = {name: self._open(name, file) for name, file in graphs.items()}
 
     def _open(self, signature: str, file: str) -> onnxruntime.InferenceSession:
         graph = (self.bundle / file).read_bytes()

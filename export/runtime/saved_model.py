@@ -35,6 +35,11 @@ class SavedModelRuntime(BundleRuntime):
         finally:
             logger.setLevel(level)
         self._signatures = meta_graph.signature_def
+        self.signatures = {
+            name: signature
+            for name, signature in self.signatures.items()
+            if name in self._signatures
+        }
         for name in self.signatures:
             definition = self._signatures[name]
             self.check_signature(

@@ -55,6 +55,15 @@ def choose_requests(episodes: ReferenceEpisodes, head: InitialHead) -> Requests:
             },
         ),
         ("predict", {"features": v.query_features[0][:1].astype(np.float32), **start}),
+        (
+            "similarity",
+            {
+                "features": v.query_features[0][:1].astype(np.float32),
+                "support_features": v.support_features[0][[first, second]].astype(np.float32),
+                "support_labels": labels,
+                "ways": np.array(2, np.int32),
+            },
+        ),
         ("adapt_and_predict", at_once),
         # The same function under another name, which a server warms up separately.
         ("serving_default", at_once),

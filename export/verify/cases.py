@@ -126,6 +126,14 @@ def list_cases(
         yield adapting("adapt, padding rows", padded_rows, padded_labels)
         adapt = functools.partial(reference.adapt, balanced=balanced)
         adapted = adapt(rows, labels, v.kernel, v.bias, rate, steps)
+        yield similarity_case("similarity", query.astype(np.float32), rows, labels, v.bias.size)
+        yield similarity_case(
+            "similarity, padding rows",
+            query.astype(np.float32),
+            padded_rows,
+            np.where(padded_labels == 0, -1, padded_labels),  # a class without a row
+            v.bias.size,
+        )
         yield _predict(query.astype(np.float32), adapted)
         yield _adapt_and_predict(
             images, labels, (support, query), head, rate, steps, balanced, float(v.rounding)
@@ -174,6 +182,20 @@ def adapt_case(
     rounding = float(np.finfo(np.float32).eps / 2 * np.linalg.norm(used, axis=1).max(initial=0.0))
     nudged = (expected(rows, np.float32) for rows in _nudge(features, rounding))
     return Case(check, "adapt", inputs, exact, _loosen(BOUND, exact, nudged))
+
+
+def similarity_case(
+    check: str, features: np.ndarray, rows: np.ndarray, labels: np.ndarray, ways: int
+) -> Case:
+    """A call of `similarity`, and what it must return."""
+    expected = reference.similarity(features, rows, labels, ways)
+    inputs = {
+        "features": features,
+        "support_features": rows,
+        "support_labels": labels,
+        "ways": ways,
+    }
+    return Case(check, "similarity", inputs, ({"similarity": expected},))
 
 
 def _predict(features: np.ndarray, adapted: Adaptation) -> Case:

@@ -111,9 +111,9 @@ def _time(runtime: BundleRuntime, episodes: ReferenceEpisodes) -> dict[str, floa
 def format_parity(parity: list[Parity]) -> str:
     """A table of runtimes for a terminal; the checks that failed below it."""
     timed = ("features", *(f"adapt {steps}" for steps in TIMED_STEPS), "predict")
-    signatures = ("features", "adapt", "predict")
+    signatures = ("features", "adapt", "predict", "similarity")
     header: list[tuple[str, ...]] = [
-        ("", "difference", "", "", "", "", "ms", "", "", "", ""),
+        ("", "difference", "", "", "", "", "", "ms", "", "", "", ""),
         ("runtime", *signatures, "accuracy", "kB", *timed, ""),
     ]
     rows = [

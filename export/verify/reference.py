@@ -1,4 +1,4 @@
-"""Adaptation and prediction in NumPy, in float64, written from the paper's equations.
+"""Adaptation, prediction and similarity in NumPy, in float64, written from the paper's equations.
 
 Every runtime is compared with it. It shares no code and no algebra with the exported graphs:
 it moves the kernel and the bias along their own gradients, one step after another.
@@ -73,3 +73,25 @@ def predict(
     """Logits and probabilities `[B, N]` of features `[B, D]` under a head."""
     logits = features.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
     return logits, np.exp(log_softmax(logits))
+
+
+def similarity(
+    features: np.ndarray, support_features: np.ndarray, support_labels: np.ndarray, ways: int
+) -> np.ndarray:
+    """Cosines `[B, ways]` of features `[B, D]` to the mean of each class's unit-length rows.
+
+    -1 for a class without a row, 0 for a zero vector.
+    """
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        lengths = np.linalg.norm(a) * np.linalg.norm(b)
+        return float(a @ b / lengths) if lengths > 0 else 0.0
+
+    cosines = np.full((len(features), ways), -1.0)
+    for label in range(ways):
+        rows = support_features[support_labels == label].astype(np.float64)
+        if len(rows):
+            lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+            mean = np.mean(rows / np.where(lengths > 0, lengths, 1), axis=0)
+            cosines[:, label] = [cosine(row, mean) for row in features.astype(np.float64)]
+    return cosines

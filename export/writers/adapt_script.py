@@ -5,6 +5,7 @@
     python adapt.py learn DIR --from head.npz --output more.npz  adds the classes in DIR
     python adapt.py learn --from head.npz --remove NAME --output fewer.npz
     python adapt.py predict --head head.npz IMAGE...
+    python adapt.py predict --head head.npz --accept 0.95 IMAGE...   or: none of these
 
 This script is in the folder of the model that it runs. Needs: pip install numpy onnxruntime pillow
 and, for pictures in HEIC: pip install pillow-heif
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from anil_tf.acceptance import NONE, add_none, find_thresholds
 from anil_tf.datasets.pictures import describe_left_out, find_classes, order_names, read_image
 
 FOLDER = Path(__file__).resolve().parent
@@ -125,15 +127,33 @@ def learn(arguments: argparse.Namespace) -> None:
 def predict(arguments: argparse.Namespace) -> None:
     """Print the classes of images, the most likely first."""
     head = read_head(arguments.head)
-    inputs = {
-        "features": features(arguments.images),
-        "kernel": head["kernel"],
-        "bias": head["bias"],
-    }
+    names = list(map(str, head["names"]))
+    rows = features(arguments.images)
+    inputs = {"features": rows, "kernel": head["kernel"], "bias": head["bias"]}
     _, probabilities = session("predict").run(None, inputs)
+    if arguments.accept is not None:
+        probabilities = reject(rows, probabilities, head, arguments.accept)
+        names.append(NONE)
     for file, row in zip(arguments.images, probabilities, strict=True):
-        best = [f"{head['names'][column]} {row[column]:.3f}" for column in np.argsort(-row)[:5]]
-        print(f"{file}: {', '.join(best)}")
+        best = [column for column in np.argsort(-row)[:5] if names[column] != NONE or row[column]]
+        shown = [f"{names[column]} {row[column]:.3f}" for column in best]
+        print(f"{file}: {NONE if names[best[0]] == NONE else ', '.join(shown)}")
+
+
+def reject(
+    rows: np.ndarray, probabilities: np.ndarray, head: dict[str, np.ndarray], accept: float
+) -> np.ndarray:
+    """The probabilities with a column for images that resemble no class."""
+    if not manifest().get("acceptance"):
+        raise ValueError(f"this model has no table of acceptance: it cannot say {NONE!r}")
+    ways, labels = len(head["names"]), head["support_labels"]
+    counts = np.bincount(labels.astype(int), minlength=ways)
+    if not counts.all():
+        raise ValueError(f"this head keeps no features of its images: it cannot say {NONE!r}")
+    thresholds = find_thresholds(manifest()["acceptance"], counts, accept)
+    inputs = {"features": rows, "support_features": head["support_features"]}
+    inputs |= {"support_labels": labels, "ways": np.array(ways, np.int32)}
+    return add_none(probabilities, session("similarity").run(None, inputs)[0], thresholds)
 
 
 def main() -> None:
@@ -149,6 +169,8 @@ def main() -> None:
     command.set_defaults(function=learn)
     command = commands.add_parser("predict", aliases=["classify"], help="classify images")
     command.add_argument("--head", type=Path, required=True, help="written by learn")
+    share = "share of images of known classes to accept; the others are none of these"
+    command.add_argument("--accept", type=float, metavar="SHARE", help=share)
     command.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
     command.set_defaults(function=predict)
     arguments = parser.parse_args()

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from anil_tf.closed_form import Tensors, adapt, predict
+from anil_tf.closed_form import Tensors, adapt, predict, similarity
 from anil_tf.export.signatures import Signature, TensorSpec
 
 
@@ -103,7 +103,7 @@ def build_graphs(
 
     functions = {
         body.__name__: tf.function(body, input_signature=specs(signatures[body.__name__].inputs))
-        for body in (features, initial_head, adapt, predict, adapt_and_predict)
+        for body in (features, initial_head, adapt, predict, similarity, adapt_and_predict)
     }
     weights = [variable.value for variable in backbone.variables]
     return Graphs(functions, signatures, weights, head, metadata or {}, name)

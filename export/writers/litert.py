@@ -20,14 +20,14 @@ from ai_edge_quantizer.qtyping import TFLOperationName
 from ai_edge_quantizer.quantizer import Quantizer
 from tensorflow.lite.python.convert_phase import ConverterError
 
-from anil_tf.closed_form import Tensors, adapt
+from anil_tf.closed_form import Tensors, adapt, similarity
 from anil_tf.export import layout
 from anil_tf.export.signatures import NO_CLASS_BIAS, NO_CLASS_LABEL, TensorSpec
 from anil_tf.export.writers.graphs import Graphs, InitialHead, specs
 from anil_tf.export.writers.litert_rsqrt import replace_rsqrt
 
 # `adapt_and_predict` takes three calls with LiteRT, as with ONNX.
-SIGNATURES = ("features", "initial_head", "adapt", "predict")
+SIGNATURES = ("features", "initial_head", "adapt", "predict", "similarity")
 
 # Space in a file with fixed shapes: the ways of the Omniglot recipes, with 5 shots.
 WAYS = 20  # at least, if the head can have any number of classes
@@ -115,13 +115,22 @@ def _fix_shapes(graphs: Graphs) -> dict[str, Any]:
             "bias": tf.where(used, head["bias"], NO_CLASS_BIAS),
         }
 
+    def similarity_used(
+        features: tf.Tensor,
+        support_features: tf.Tensor,
+        support_labels: tf.Tensor,
+        ways: tf.Tensor,
+    ) -> Tensors:
+        labels = tf.where(support_labels < ways, support_labels, NO_CLASS_LABEL)
+        return similarity(features, support_features, labels, tf.constant(columns))
+
     def fix(tensor: TensorSpec) -> TensorSpec:
         return tensor._replace(axes=tuple(sizes.get(axis, axis) for axis in tensor.axes))
 
     bodies: dict[str, Callable[..., Tensors]] = {
         name: graphs.functions[name].python_function for name in SIGNATURES
     }
-    bodies |= {"initial_head": initial_head, "adapt": adapt_used}
+    bodies |= {"initial_head": initial_head, "adapt": adapt_used, "similarity": similarity_used}
     functions = {}
     for name, body in bodies.items():
         inputs = {key: fix(tensor) for key, tensor in graphs.signatures[name].inputs.items()}

@@ -34,9 +34,9 @@ images that it was learned from: a head keeps their features, which tell somethi
 | Formats | {formats} |
 
 `manifest.json` has every setting and the sha256 of every file. The functions are the same in each
-format: `features`, `initial_head`, `adapt` and `predict`; a SavedModel also has
-`adapt_and_predict`, which is all of them in one call. A label outside `0..N-1` marks a padding row,
-which is left out{padding}.
+format: `features`, `initial_head`, `adapt`, `predict` and `similarity`; a SavedModel also has
+`adapt_and_predict`, which is learning and prediction in one call. A label outside `0..N-1` marks a
+padding row, which is left out{padding}.
 {static}
 ## Data
 

@@ -25,6 +25,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from anil_tf import acceptance
 from anil_tf.datasets import pictures
 from anil_tf.export import layout
 from anil_tf.export.signatures import Signature, TensorSpec
@@ -38,7 +39,7 @@ QUANTIZED = ["Conv", "Relu", "LeakyRelu", "MaxPool", "Add"]
 
 
 def export_onnx(graphs: Graphs, bundle: Path) -> None:
-    """Write `onnx/{backbone,initial_head,adapt,predict}.onnx`, the same as `.ort`, and `adapt.py`.
+    """Write the files of `onnx/`, one per function, the same as `.ort`, and `adapt.py`.
 
     Args:
         graphs: Graphs made by `graphs.build_graphs`.
@@ -47,19 +48,21 @@ def export_onnx(graphs: Graphs, bundle: Path) -> None:
     Raises:
         ValueError: A layer of the backbone uses an operation that ONNX or ONNX Runtime lacks.
     """
-    for name, file in layout.ONNX.items():
+    for name, file in (layout.ONNX | layout.ONNX_SIMILARITY).items():
         export_function(graphs, name, bundle / file)
     (bundle / layout.ADAPT_SCRIPT).write_text(_adapt_script(), encoding="utf-8")
 
 
 def _adapt_script() -> str:
-    """The text of `adapt.py`: the script, with the module that it imports inserted."""
+    """The text of `adapt.py`: the script, with the modules that it imports inserted."""
     script = Path(__file__).with_name("adapt_script.py").read_text(encoding="utf-8")
-    source = inspect.getsource(pictures)
-    line = r"^from anil_tf\.datasets\.pictures import .*\n"
-    script, found = re.subn(line, lambda _: source, script, flags=re.MULTILINE)
-    if found != 1:
-        raise RuntimeError(f"adapt_script.py must import from pictures once. Received: {found}")
+    for module in (acceptance, pictures):
+        source = inspect.getsource(module).replace("\\", r"\\")  # not an escape of the pattern
+        line = rf"^from {re.escape(module.__name__)} import .*\n"
+        script, found = re.subn(line, source, script, flags=re.MULTILINE)
+        if found != 1:
+            name = module.__name__
+            raise RuntimeError(f"adapt_script.py must import from {name} once. Received: {found}")
     return script
 
 

@@ -27,6 +27,8 @@ class Source(NamedTuple):
         seed: Seed of the training; None if unknown.
         evaluation: The evaluation table of the recipe.
         accuracy: Metrics of the last evaluation, by runtime.
+        acceptance: Thresholds of similarity, as `anil_tf.training.measure_acceptance` returns them;
+            None where they were not measured.
     """
 
     model: ANIL
@@ -38,6 +40,7 @@ class Source(NamedTuple):
     seed: int | None = None
     evaluation: dict[str, Any] = {}
     accuracy: dict[str, dict[str, Any]] = {}
+    acceptance: dict[str, Any] | None = None
 
 
 def read_run(run: Path) -> Source:
@@ -59,7 +62,8 @@ def read_run(run: Path) -> Source:
             f"{run / 'examples.npz'} must hold the arrays image and label. It has no "
             f"{' and no '.join(sorted(missing))}"
         )
-    recipe = read_toml(run / "recipe.toml")
+    recipe, metrics = read_toml(run / "recipe.toml"), _read_metrics(run)
+    last = metrics.get("evaluate")
     return Source(
         model=load_model(run / "model.keras"),
         image=examples["image"],
@@ -69,7 +73,8 @@ def read_run(run: Path) -> Source:
         shots=recipe.get("training", {}).get("shots"),
         seed=recipe.get("seed"),
         evaluation=recipe.get("evaluation", {}),
-        accuracy=_read_accuracy(run),
+        accuracy={last["runtime"]: last} if last else {},
+        acceptance=metrics.get("acceptance"),
     )
 
 
@@ -78,6 +83,7 @@ def take_model(
     examples: tuple[np.ndarray, np.ndarray],
     name: str | None = None,
     data: dict[str, Any] | None = None,
+    acceptance: dict[str, Any] | None = None,
 ) -> Source:
     """Take a model from memory.
 
@@ -87,6 +93,7 @@ def take_model(
             need four images each. Some images of some classes are kept.
         name: Name of the bundle; the model's by default.
         data: What the model was trained on; not stated by default.
+        acceptance: Thresholds of similarity; see `Source`.
 
     Raises:
         ValueError: The images do not fit the labels or the backbone, or the model is not built.
@@ -111,7 +118,9 @@ def take_model(
             f"Received: examples of shape {list(image.shape[1:])}"
         )
     rows = _choose_rows(label)
-    return Source(model, image[rows], label[rows], name or model.name, data or {})
+    return Source(
+        model, image[rows], label[rows], name or model.name, data or {}, acceptance=acceptance
+    )
 
 
 def _choose_rows(label: np.ndarray) -> np.ndarray:
@@ -121,10 +130,7 @@ def _choose_rows(label: np.ndarray) -> np.ndarray:
     return np.concatenate(chosen or [np.zeros(0, int)])
 
 
-def _read_accuracy(run: Path) -> dict[str, dict[str, Any]]:
-    """Metrics of the last evaluation, by the runtime that it was made with."""
+def _read_metrics(run: Path) -> dict[str, Any]:
+    """What training and evaluation measured of a run."""
     path = run / "metrics.json"
-    if not path.is_file():
-        return {}
-    figures = json.loads(path.read_text(encoding="utf-8")).get("evaluate")
-    return {figures["runtime"]: figures} if figures else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,5 +1,6 @@
 """The page in headless Chromium: it learns what is drawn, on its own machine, on a phone too."""
 
+import json
 import shutil
 from urllib.parse import urlparse
 
@@ -105,6 +106,16 @@ def test_a_runtime_that_is_not_whole_says_what_to_run(drive, serve, page_copy):
     (page_copy / "node_modules" / script).symlink_to(packages / script)
     seen = drive("problem", at=serve(page_copy))
     assert "npm ci" in seen["problem"] and not seen["usable"]
+
+
+def test_a_drawing_unlike_its_class_is_none_of_these(drive, serve, page_copy):
+    bundle = (page_copy / "bundle").resolve()
+    (page_copy / "bundle").unlink()
+    file = shutil.copytree(bundle, page_copy / "bundle") / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["acceptance"]["thresholds"] = [[2, 2], [2, 2]]  # no drawing is so similar
+    file.write_text(json.dumps(manifest))
+    assert set(drive("learn", at=serve(page_copy))["answers"].values()) == {"None of these"}
 
 
 @pytest.mark.parametrize(

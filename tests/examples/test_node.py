@@ -9,8 +9,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
+from anil_tf.acceptance import find_thresholds
 from anil_tf.cli import main
 from anil_tf.datasets.folder import read_image
+from anil_tf.export import Predictor
 
 STROKES = {
     "cross": [[(20, 20), (80, 80)], [(80, 20), (20, 80)]],
@@ -171,3 +173,47 @@ def test_files_that_are_left_out_are_counted_and_leftovers_are_not(
     done = node("learn.mjs", bundle, support, pictures / "cross.png")
     (line,) = done.stderr.splitlines()
     assert line.startswith("Warning: Left out 2 in") and line.endswith("(cross/a.webp, ...)")
+
+
+NONE_OF_THESE = """
+import { readFile } from "node:fs/promises";
+import * as ort from "onnxruntime-web";
+import { FewShot } from "./fewshot.js";
+
+const model = await FewShot.open(ort, (name) => readFile(`${process.argv[1]}/${name}`));
+const image = (grey) => new Uint8Array(28 * 28).map((_, i) => grey + (i % 7));
+const head = await model.learn([image(20), image(120), image(130)], [0, 1, 1]);
+const shown = {};
+shown.similarity = (await model.similarity([image(60)], head)).map((row) => [...row]);
+for (const accept of [undefined, 0.5, 0.99]) {
+  shown[accept] = (await model.predict([image(60)], head, { accept })).map((row) => [...row]);
+}
+model.manifest.acceptance = JSON.parse(process.argv[2]);
+shown.thresholds = model.thresholds(head, 0.85);
+model.manifest.acceptance = null;
+shown.error = await model.predict([image(60)], head, { accept: 0.9 }).catch((e) => e.message);
+console.log(JSON.stringify(shown));
+"""
+
+
+def test_it_says_none_of_these_as_python_does(node, bundle):
+    table = {
+        "rates": [0.8, 0.9, 0.99],
+        "shots": [1, 4, 10],
+        "thresholds": [[0.70, 0.60, 0.40], [0.80, 0.72, 0.50], [0.90, 0.84, 0.60]],
+    }
+    done = node("--input-type=module", "--eval", NONE_OF_THESE, bundle, json.dumps(table))
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+
+    def image(grey):
+        return (grey + np.arange(28 * 28) % 7).astype(np.uint8).reshape(28, 28, 1)
+
+    predictor = Predictor(bundle)
+    head = predictor.learn([image(20), image(120), image(130)], [0, 1, 1])
+    similarity = predictor.similarity(image(60))
+    np.testing.assert_allclose(shown["similarity"], similarity, rtol=1e-5, atol=1e-6)
+    assert shown["0.5"] == [[0, 0, 1]]
+    np.testing.assert_allclose(shown["0.99"], [[*shown["undefined"][0], 0]])
+    np.testing.assert_allclose(shown["thresholds"], find_thresholds(table, head.counts, 0.85))
+    assert "no table of acceptance" in shown["error"]

@@ -1,5 +1,6 @@
 """Tiny runs, random but not trivial, and their bundles, made once a session."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 import tomli_w
 
 IMAGE_SHAPE = (28, 28, 1)
+# At a share of 0.5 no image is similar enough, at 0.99 every image is.
+ACCEPTANCE = {"rates": [0.5, 0.99], "shots": [1, 5], "thresholds": [[2.0, -2.0], [2.0, -2.0]]}
 
 
 def make_run(
@@ -43,6 +46,7 @@ def make_run(
         "evaluation": {"episodes": 10},
     }
     (folder / "recipe.toml").write_text(tomli_w.dumps(recipe))
+    (folder / "metrics.json").write_text(json.dumps({"acceptance": ACCEPTANCE}))
     np.savez(
         folder / "examples.npz",
         image=rng.integers(0, 256, (60, *IMAGE_SHAPE), np.uint8),

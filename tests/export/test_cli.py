@@ -103,6 +103,20 @@ def test_adapt_learns_classes_that_predict_then_names(bundle, pictures, head, tm
     assert result.stderr.startswith(f"Next: anil adapt {bundle} --from {head} --support ")
 
 
+def test_predict_says_none_of_these_where_a_share_is_to_be_accepted(
+    bundle, pictures, head, tmp_path
+):
+    figures = tmp_path / "predictions.json"
+    picture = pictures / "dark" / "0.png"
+    predict = ["predict", bundle, "--head", head, picture, "--json", figures]
+    assert anil(*predict, "--accept", "0.5").stdout == f"{picture}: none of these\n"
+    (prediction,) = json.loads(figures.read_text())
+    assert prediction["probabilities"]["none of these"] == 1
+    plain, accepted = anil(*predict), anil(*predict, "--accept", "0.99")
+    assert accepted.stdout == plain.stdout and "none" not in plain.stdout
+    assert_refused(anil(*predict, "--accept", "0.1"), "accept must lie in 0.5..0.99")
+
+
 def test_adapt_reports_classes_counts_and_losses(bundle, pictures, tmp_path):
     figures = tmp_path / "figures.json"
     output = tmp_path / "head.npz"

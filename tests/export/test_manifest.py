@@ -7,6 +7,7 @@ import pytest
 from anil_tf.export import layout
 from anil_tf.export.manifest import read_manifest
 from anil_tf.export.runtime import open_bundle
+from tests.export.conftest import ACCEPTANCE
 
 
 def edit(bundle, **changes):
@@ -17,6 +18,29 @@ def edit(bundle, **changes):
 def test_every_file_but_the_manifest_is_listed(bundle):
     present = {p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if p.is_file()}
     assert set(read_manifest(bundle).files) == present - {layout.MANIFEST}
+
+
+def test_a_bundle_carries_the_thresholds_of_its_run(bundle):
+    assert read_manifest(bundle).acceptance.model_dump() == ACCEPTANCE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rates": [0.9, 0.5]},
+        {"rates": [0.5, 1.5]},
+        {"shots": [0, 5]},
+        {"shots": []},
+        {"thresholds": [[0.5, 0.4]]},
+        {"thresholds": [[0.5], [0.4]]},
+        {"thresholds": [[0.5, 0.4], [0.5, float("nan")]]},
+    ],
+)
+def test_a_table_of_thresholds_must_be_whole(bundle, copy_of, change):
+    copy = copy_of(bundle)
+    edit(copy, acceptance=ACCEPTANCE | change)
+    with pytest.raises(ValueError, match="not a valid manifest: acceptance"):
+        read_manifest(copy)
 
 
 def test_a_flipped_byte_is_noticed(bundle, copy_of):

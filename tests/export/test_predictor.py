@@ -10,6 +10,8 @@ from PIL import Image
 
 import anil_tf
 from anil_tf.export import Predictor
+from anil_tf.export.head import Head
+from anil_tf.export.manifest import Acceptance
 from anil_tf.export.predictor import BATCH
 
 GREYS = {"dark": 20, "grey": 120, "light": 230}
@@ -47,6 +49,44 @@ def test_what_was_learned_is_named(predictor, drawings):
     probabilities = predictor.predict(np.stack([drawings[name][0] for name in GREYS]))
     assert probabilities.argmax(axis=1).tolist() == [0, 1, 2]
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def with_acceptance(predictor, *thresholds):
+    """Gives a bundle another table: thresholds at shares of 0.5 and 0.9, for any shots."""
+    table = Acceptance(rates=[0.5, 0.9], shots=[1], thresholds=[list(thresholds)])
+    manifest = predictor.runtime.manifest.model_copy(update={"acceptance": table})
+    predictor.runtime.manifest = manifest
+
+
+def test_an_image_unlike_its_class_is_none_of_these(predictor, drawings):
+    queries = np.stack([drawings[name][0] for name in GREYS])
+    probabilities, similarity = predictor.predict(queries), predictor.similarity(queries)
+    own = np.diag(similarity)  # each drawing is named its own class
+    between = float(np.sort(own)[:2].mean())
+    with_acceptance(predictor, between, -1)
+    judged = predictor.predict(queries, accept=0.5)
+    none = own < between
+    assert none.sum() == 1
+    np.testing.assert_array_equal(judged[:, -1], none)
+    np.testing.assert_array_equal(judged[none, :-1], 0)
+    np.testing.assert_array_equal(judged[~none, :-1], probabilities[~none])
+    np.testing.assert_array_equal(predictor.predict(queries, accept=0.9)[:, :-1], probabilities)
+
+
+def test_similarity_needs_what_the_head_keeps(predictor, drawings):
+    head = predictor.head
+    bare = Head.without_support(head.kernel, head.bias, head.names, head.backbone_sha256)
+    assert predictor.predict(drawings["dark"], bare).shape == (3, 3)
+    with pytest.raises(ValueError, match="keeps no features.*none of these. Learn its classes"):
+        predictor.predict(drawings["dark"], bare, accept=0.9)
+
+
+def test_a_bundle_without_a_table_says_so(predictor, drawings):
+    manifest = predictor.runtime.manifest.model_copy(update={"acceptance": None})
+    predictor.runtime.manifest = manifest
+    assert predictor.predict(drawings["dark"]).shape == (3, 3)
+    with pytest.raises(ValueError, match="no table of acceptance.*anil train --resume"):
+        predictor.predict(drawings["dark"], accept=0.9)
 
 
 def test_the_order_of_images_and_labels_does_not_matter(bundle, predictor, drawings):

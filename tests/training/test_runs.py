@@ -14,7 +14,7 @@ from PIL import Image
 
 from anil_tf.datasets.images import ClassImages
 from anil_tf.training import train as training
-from anil_tf.training.evaluate import evaluate_episodes, evaluate_path
+from anil_tf.training.evaluate import describe, evaluate_episodes, evaluate_path
 from anil_tf.training.keras_runtime import KerasRuntime
 from anil_tf.training.recipe import Recipe, read_recipe
 from anil_tf.training.report.pictures import Answered, draw_episodes
@@ -135,6 +135,32 @@ def test_resuming_a_finished_run_keeps_what_was_measured(run, tree, tmp_path):
     assert metrics["evaluate"] == figures
     assert metrics["train"] == json.loads((run / "metrics.json").read_text())["train"]
     assert_same_weights(run, copy)
+
+
+def test_a_run_keeps_the_thresholds_of_its_validation_classes(run, tree, tmp_path):
+    kept = json.loads((run / "metrics.json").read_text())["acceptance"]
+    assert kept["shots"] == [1, 2, 5]  # classes of 8 images
+    assert (np.diff(kept["thresholds"], axis=1) <= 0).all()
+    # A run of an earlier version, which measured none.
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    metrics = json.loads((copy / "metrics.json").read_text())
+    del metrics["acceptance"]
+    (copy / "metrics.json").write_text(json.dumps(metrics))
+    training.train(small_recipe(), copy, tree, resume=True)
+    again = json.loads((copy / "metrics.json").read_text())["acceptance"]
+    np.testing.assert_allclose(again["thresholds"], kept["thresholds"], atol=1e-5)
+
+
+def test_an_open_set_evaluation_is_kept_apart_from_the_accuracy(run, tree, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    closed = evaluate_path(copy, tree)
+    opened = evaluate_path(copy, tree, split="train", open_set=True)
+    metrics = json.loads((copy / "metrics.json").read_text())
+    assert metrics["evaluate"] == closed and metrics["evaluations"] == [closed, opened]
+    assert opened["ways"] == closed["ways"] == 3
+    assert opened["open_set"].keys() >= {"auroc", "unknown_accepted_at_95", "known_accepted"}
+    assert 0 <= closed["ece"] <= 1 and closed["negative_log_likelihood"] > 0
+    assert "thresholds for 95% accept" in describe(opened)
 
 
 def test_an_existing_output_is_refused_and_left_alone(run, tree):

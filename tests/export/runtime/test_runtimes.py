@@ -1,4 +1,4 @@
-"""Every runtime computes the five functions as the float64 reference does."""
+"""Every runtime computes the six functions as the float64 reference does."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from anil_tf.export.runtime import open_bundle, registry
-from anil_tf.export.verify import reference, verify_bundle
+from anil_tf.export.verify import check, reference, verify_bundle
 from anil_tf.export.verify.episodes import ReferenceEpisodes
 
 STATIC = ["litert_compiled", "litert_static", "litert_web_chromium"]
@@ -239,6 +239,70 @@ def test_an_episode_is_adapted_to_and_predicted_from_its_images(runtime, images)
     adapted = reference.adapt(support, labels, kernel, bias, runtime.inner_lr, 5)
     np.testing.assert_allclose(before, query @ kernel + bias, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(after, query @ adapted.kernel + adapted.bias, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12])
+def test_similarity_is_the_cosine_to_the_mean_of_a_class(runtime, rows):
+    features, labels, *_ = support(runtime, rows, ways=4)
+    features[0] = features[0] * 1000  # only its direction counts
+    query, *_ = support(runtime, 7, seed=1)
+    actual = runtime.similarity(query, features, labels, 4)
+    units = features / np.linalg.norm(features, axis=1, keepdims=True)
+    queries = query / np.linalg.norm(query, axis=1, keepdims=True)
+    for label in range(4):
+        if not (labels == label).any():
+            np.testing.assert_array_equal(actual[:, label], -1)
+            continue
+        mean = units[labels == label].mean(axis=0)
+        np.testing.assert_allclose(actual[:, label], queries @ mean / np.linalg.norm(mean), **CLOSE)
+
+
+def test_similarity_leaves_padding_rows_out_whatever_they_hold(runtime):
+    features, labels, *_ = support(runtime)
+    expected = runtime.similarity(features, features, labels, 3)
+    padded = np.pad(features, [(0, 3), (0, 0)], constant_values=np.nan)
+    actual = runtime.similarity(features, padded, [*labels, -1, 3, 99], 3)
+    np.testing.assert_allclose(actual, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-25, 1e25])
+def test_only_the_direction_of_features_counts_for_similarity(runtime, scale):
+    features, labels, *_ = support(runtime)
+    expected = runtime.similarity(features, features, labels, 3)
+    scaled = features * np.float32(scale)
+    actual = runtime.similarity(scaled, scaled, labels, 3)
+    np.testing.assert_allclose(actual, expected, **CLOSE)
+
+
+def test_a_zero_vector_resembles_nothing(runtime):
+    features, labels, *_ = support(runtime)
+    features[0] = 0
+    similarity = runtime.similarity(features, features, labels, 3)
+    np.testing.assert_array_equal(similarity[0], 0)
+    assert np.isfinite(similarity).all()
+
+
+@pytest.fixture
+def old_bundle(bundle, copy_of):
+    """A bundle as versions without `similarity` wrote it, for ONNX."""
+    copy = copy_of(bundle)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["acceptance"]
+    for file in ("onnx/similarity.onnx", "onnx/similarity.ort"):
+        (copy / file).unlink()
+        del manifest["files"][file]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    return copy
+
+
+def test_a_bundle_without_similarity_does_all_else(old_bundle, bundle, images):
+    old, new = open_bundle(old_bundle), open_bundle(bundle)
+    np.testing.assert_array_equal(old.features(images), new.features(images))
+    parity = check(old, ReferenceEpisodes.read(old_bundle))
+    assert parity.ok and not [found for found in parity.checks if "similarity" in found.check]
+    rows = np.ones((2, new.manifest.feature_size))
+    with pytest.raises(ValueError, match="without the function similarity.*Export the run again"):
+        old.similarity(rows, rows, [0, 1], 2)
 
 
 def test_an_unknown_runtime_is_refused(bundle):

@@ -55,6 +55,28 @@ def test_labels_may_be_names(client, images):
     np.testing.assert_allclose(named.kernel, numbered.kernel, **CLOSE)
 
 
+def test_the_client_says_none_of_these_by_the_table_of_the_bundle(client, images):
+    head = client.learn(images[:6], LABELS)
+    probabilities = client.predict(images[6:], head)
+    accepted = client.predict(images[6:], head, accept=0.99)
+    np.testing.assert_allclose(accepted[:, :-1], probabilities, **CLOSE)
+    rejected = client.predict(images[6:], head, accept=0.5)
+    np.testing.assert_array_equal(rejected, np.eye(4)[[3] * len(images[6:])])
+
+
+def test_the_server_measures_similarity_as_offline(client, offline, images):
+    features = client.features(images)
+    actual = client.call(
+        "similarity",
+        features=features[6:],
+        support_features=features[:6],
+        support_labels=LABELS,
+        ways=3,
+    )["similarity"]
+    expected = offline.similarity(features[6:], features[:6], LABELS, 3)
+    np.testing.assert_allclose(actual, expected, **CLOSE)
+
+
 def test_predict_gives_the_probabilities_of_offline(client, offline, images):
     head = client.learn(images[:6], LABELS)
     _, expected = offline.predict(offline.features(images[6:]), head.kernel, head.bias)

@@ -19,7 +19,14 @@ from anil_tf.export.serving.files import served_name
 from anil_tf.export.verify.episodes import ReferenceEpisodes
 from tests.export.serving.server import Servable
 
-SIGNATURES = ["features", "initial_head", "adapt", "predict", "adapt_and_predict"]
+SIGNATURES = [
+    "features",
+    "initial_head",
+    "adapt",
+    "predict",
+    "similarity",
+    "adapt_and_predict",
+]
 
 
 def read_warmup(bundle):

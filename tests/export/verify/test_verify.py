@@ -96,7 +96,7 @@ def test_one_failure_does_not_hide_the_other_checks(bundle, monkeypatch):
 
     monkeypatch.setattr(runtime, "run", without_predict)
     parity = check(runtime, ReferenceEpisodes.read(bundle))
-    assert len(parity.checks) == 8 and failing(parity.checks) == {"predict"}
+    assert len(parity.checks) == 10 and failing(parity.checks) == {"predict"}
     assert parity.accuracy is None and not parity.milliseconds
     shown = format_parity([parity])
     assert "FAILED onnx, predict: RuntimeError: no such operation" in shown

@@ -135,16 +135,17 @@ class OnnxWebNodeRuntime(WebRuntime):
     """
 
     name = "onnx_web_node"
+    graphs = layout.ONNX | layout.ONNX_SIMILARITY
     files = tuple(layout.ONNX.values())
     in_chromium = False
 
     def __init__(self, bundle: str | Path) -> None:
         super().__init__(bundle)
-        self.signatures = {name: self.signatures[name] for name in layout.ONNX}
+        self.signatures = {name: self.signatures[name] for name in self.graphs}
         self._process = WebProcess(self.name, "onnx", self.bundle, self.in_chromium)
 
     def _run(self, signature: str, inputs: Arrays) -> Arrays:
-        return self._process.run(layout.ONNX[signature], signature, inputs)
+        return self._process.run(self.graphs[signature], signature, inputs)
 
 
 class OnnxWebChromiumRuntime(OnnxWebNodeRuntime):

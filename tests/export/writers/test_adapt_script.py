@@ -225,3 +225,14 @@ def test_it_reads_odd_pictures_as_the_package_does(python, bundle, tmp_path):
     for file in files:
         pixels = np.load(f"{file}.npy")
         np.testing.assert_array_equal(pixels, read_image(file, (20, 30, 3)), err_msg=file.name)
+
+
+def test_it_says_none_of_these(adapt, pictures, tmp_path):
+    learned = adapt("learn", pictures, "--output", "head.npz")
+    assert learned.returncode == 0, learned.stderr
+    picture = pictures / "dark" / "0.jpg"
+    predict = ("predict", "--head", "head.npz", picture)
+    assert adapt(*predict, "--accept", "0.5").stdout == f"{picture}: none of these\n"
+    assert adapt(*predict, "--accept", "0.99").stdout == adapt(*predict).stdout
+    beyond = adapt(*predict, "--accept", "1")
+    assert beyond.returncode == 2 and "accept must lie in 0.5..0.99" in beyond.stderr

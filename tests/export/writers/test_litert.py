@@ -22,7 +22,7 @@ from anil_tf.export.writers.litert import export_litert, quantize_litert, write_
 from tests.export.writers.formats import RUNS, prepare
 
 FILES = [layout.LITERT, layout.LITERT_STATIC]
-NAMES = ["adapt", "features", "initial_head", "predict"]
+NAMES = ["adapt", "features", "initial_head", "predict", "similarity"]
 OPERATIONS = {code: name for name, code in vars(schema.BuiltinOperator).items()}
 
 

@@ -18,8 +18,8 @@ from anil_tf.export.runtime import open_bundle
 from anil_tf.export.signatures import declare
 from anil_tf.export.verify.episodes import ReferenceEpisodes
 
-SIGNATURES = list(layout.ONNX)
-FILES = {**layout.ONNX, "features, int8": layout.ONNX_INT8}
+SIGNATURES = [*layout.ONNX, *layout.ONNX_SIMILARITY]
+FILES = {**layout.ONNX, **layout.ONNX_SIMILARITY, "features, int8": layout.ONNX_INT8}
 NAMES = list(FILES)
 
 
@@ -100,6 +100,12 @@ def feeds(bundle, name):
             "steps": np.int32(5),
         },
         "predict": {"features": support, **head},
+        "similarity": {
+            "features": support,
+            "support_features": support,
+            "support_labels": v.support_labels[0],
+            "ways": np.int32(5),
+        },
     }[name.removesuffix(", int8")]
 
 
@@ -114,7 +120,7 @@ def test_the_ort_file_computes_what_the_onnx_file_does(bundle, name):
 
 def test_the_folder_holds_models_and_nothing_else(bundle):
     names = {path.name for path in (bundle / "onnx").iterdir()}
-    stems = {"backbone", "backbone_int8", "initial_head", "adapt", "predict"}
+    stems = {"backbone", "backbone_int8", "initial_head", "adapt", "predict", "similarity"}
     assert names == {f"{stem}{suffix}" for stem in stems for suffix in (".onnx", ".ort")}
 
 

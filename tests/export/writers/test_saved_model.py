@@ -22,7 +22,7 @@ def folder_size(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["features", "initial_head", "adapt", "predict", "adapt_and_predict"]
+    "name", ["features", "initial_head", "adapt", "predict", "similarity", "adapt_and_predict"]
 )
 def test_a_signature_has_the_declared_names_and_axes(bundle, meta_graph, name):
     declared = declare((28, 28, 1), "uint8", open_bundle(bundle).manifest.feature_size)[name]

@@ -1,0 +1,29 @@
+"""How honest the probabilities of a model are."""
+
+import numpy as np
+
+
+def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict[str, float]:
+    """How honest probabilities are.
+
+    Args:
+        logits: Logits `[Q, N]`.
+        labels: Classes, integers `[Q]`.
+        bins: Number of bins of equal width.
+
+    Returns:
+        `ece`, the expected calibration error: the mean difference between the largest probability
+        and the accuracy, over bins of the largest probability (Guo et al. 2017); and
+        `negative_log_likelihood`, the mean of minus the logarithm of the probability of the class.
+    """
+    logits = logits.astype(np.float64)
+    logits = logits - logits.max(axis=1, keepdims=True)
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    largest = np.exp(logs.max(axis=1))
+    right = logs.argmax(axis=1) == labels
+    place = np.minimum((largest * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, largest - right, bins)
+    return {
+        "ece": float(np.abs(gaps).sum() / len(labels)),
+        "negative_log_likelihood": float(-logs[np.arange(len(labels)), labels].mean()),
+    }

@@ -1,0 +1,243 @@
+"""None of these: thresholds from validation classes, and how well they hold on other classes."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from anil_tf.acceptance import RATES, SHOTS, find_thresholds
+from anil_tf.closed_form import similarity
+from anil_tf.datasets.images import ClassImages
+from anil_tf.episodes import EpisodeSampler
+from anil_tf.export.runtime import Runtime
+from anil_tf.metrics import mean_and_ci95
+from anil_tf.model import ANIL
+from anil_tf.saving import load_model
+from anil_tf.training.calibration import calibration
+from anil_tf.training.recipe import Recipe
+from anil_tf.training.run import RunDirectory
+from anil_tf.training.samplers import make_sampler
+
+# Of the 200 episodes of 5 ways with 5 queries, the threshold at a share of 0.95 accepts 0.95 +-
+# 0.006 of the images of other classes.
+EPISODES = 200
+QUERIES = 5
+ACCEPT = 0.95  # the share at which an evaluation reports
+
+
+def measure_acceptance(
+    model: ANIL, sampler: EpisodeSampler, episodes: int = EPISODES
+) -> dict[str, Any]:
+    """The thresholds of similarity that shares of the images of known classes reach.
+
+    An image's similarity is that to the class which the adapted head names, rightly or not.
+
+    Args:
+        model: A trained model.
+        sampler: Sampler of episodes of validation classes, with a fixed number of shots. The table
+            has those of the shots 1, 2, 5 and 10 that are at most this many.
+        episodes: Number of episodes.
+
+    Returns:
+        `rates` `[R]`, `shots` `[S]` and `thresholds` `[S, R]`; see `anil_tf.acceptance`. The
+        argument `acceptance` of `export_bundle` takes it.
+
+    Raises:
+        ValueError: The sampler draws unequal shots.
+    """
+    ways, most = sampler.ways, sampler.shots
+    if not isinstance(most, int):
+        raise ValueError(f"The sampler must have a fixed number of shots. Received: shots={most}")
+
+    @tf.function(reduce_retracing=True)
+    def embed(support: tf.Tensor, query: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features, queries = model.embed(support[tf.newaxis], query[tf.newaxis])
+        return features[0], queries[0]
+
+    @tf.function(reduce_retracing=True)
+    def resemble(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
+        logits = model.adapt_head(support[tf.newaxis], labels[tf.newaxis], ways)(query[tf.newaxis])
+        cosines = similarity(query, support, labels, tf.constant(ways))["similarity"]
+        return tf.gather(cosines, tf.argmax(logits[0], axis=1), batch_dims=1)
+
+    shots = [count for count in SHOTS if count <= most]
+    found: dict[int, list[np.ndarray]] = {count: [] for count in shots}
+    place = np.tile(np.arange(most), ways)  # of each support image within its class
+    for index in tqdm(range(episodes), "Measuring acceptance", unit="ep", disable=None):
+        episode = sampler.episode(index)
+        support, query = embed(episode["support_x"], episode["query_x"])
+        for count in shots:
+            rows = np.flatnonzero(place < count)
+            labels = tf.constant(episode["support_y"][rows])
+            found[count].append(resemble(tf.gather(support, rows), labels, query).numpy())
+    rejected = 1 - np.array(RATES)
+    thresholds = [np.quantile(np.concatenate(found[count]), rejected).tolist() for count in shots]
+    return {"rates": list(RATES), "shots": shots, "thresholds": thresholds}
+
+
+def measure_run(directory: RunDirectory, classes: ClassImages | None) -> dict[str, Any] | None:
+    """The thresholds of a finished run, from its validation classes.
+
+    Args:
+        directory: Files of the run.
+        classes: Validation classes; None for a regression.
+
+    Returns:
+        The table of `measure_acceptance`; None for a run that cannot be exported, or whose
+        validation classes are fewer than two or have fewer than two images.
+    """
+    recipe = directory.read_recipe()
+    if classes is None or recipe.algorithm != "anil" or recipe.model.norm != "batch":
+        return None
+    model = load_model(directory.model_file)
+    sampler = _acceptance_sampler(recipe, classes)
+    if sampler is None or not isinstance(model, ANIL):
+        return None
+    return measure_acceptance(model, sampler, min(EPISODES, recipe.evaluation.episodes))
+
+
+def _acceptance_sampler(recipe: Recipe, classes: ClassImages) -> EpisodeSampler | None:
+    scarcest = int(classes.counts.min())
+    queries = int(np.clip(scarcest - SHOTS[-1], 1, QUERIES))
+    ways = min(recipe.evaluation.ways, recipe.training.ways, len(classes.names))
+    shots = min(SHOTS[-1], scarcest - queries)
+    if ways < 2 or shots < 1:
+        return None
+    sizes = {"ways": ways, "shots": shots, "queries": queries}
+    protocol = recipe.evaluation.model_copy(update=sizes)
+    sampler = make_sampler(recipe.data, classes, protocol, recipe.seed, "val")
+    return sampler if isinstance(sampler, EpisodeSampler) else None
+
+
+def evaluate_open_set(
+    runtime: Runtime,
+    sampler: EpisodeSampler,
+    episodes: int,
+    inner_steps: int | None = None,
+    acceptance: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Learns half of the classes of each episode and classifies the queries of all of them.
+
+    Args:
+        runtime: A Keras model or a bundle, opened.
+        sampler: Sampler that draws the episodes 0 to `episodes - 1`, of 2 N classes. The first N
+            are known, the others unknown.
+        episodes: Number of episodes, at least two.
+        inner_steps: Number of steps of the inner loop; the runtime's own by default.
+        acceptance: Table of thresholds; see `anil_tf.acceptance`. None if none was measured.
+
+    Returns:
+        `accuracy`, `ci95`, `ece`... of the queries of known classes and the protocol, as
+        `anil_tf.training.evaluate.evaluate_episodes` returns them; and `open_set`, as
+        `compare_known` returns it.
+    """
+    ways = sampler.ways // 2
+    inner_steps = runtime.inner_steps if inner_steps is None else inner_steps
+    before, after = np.empty(episodes), np.empty(episodes)
+    parts: list[tuple[np.ndarray, ...]] = []
+    answers: list[tuple[np.ndarray, np.ndarray]] = []
+    for index in tqdm(range(episodes), f"Evaluating ({runtime.name})", unit="ep", disable=None):
+        episode = sampler.episode(index)
+        learned, labels = episode["support_y"] < ways, episode["query_y"]
+        episode |= {name: episode[name][learned] for name in ("support_x", "support_y")}
+        initial, adapted = runtime.adapt_and_predict(episode, ways, inner_steps)
+        similarities = runtime.similarities(episode, ways)
+        named, known = adapted.argmax(axis=1), labels < ways
+        before[index] = np.mean(initial.argmax(axis=1)[known] == labels[known])
+        after[index] = np.mean(named[known] == labels[known])
+        counts = np.bincount(episode["support_y"], minlength=ways)
+        limits = find_thresholds(acceptance, counts, ACCEPT) if acceptance else np.zeros(ways)
+        resembled = similarities[np.arange(len(named)), named]
+        parts.append((resembled, limits[named], named == labels, known))
+        answers.append((adapted[known], labels[known]))
+    resembled, limits, right, known = (np.concatenate(part) for part in zip(*parts, strict=True))
+    logits, labels = (np.concatenate(part) for part in zip(*answers, strict=True))
+    accuracy, interval = mean_and_ci95(after)
+    initial_accuracy, initial_interval = mean_and_ci95(before)
+    return {
+        "accuracy": accuracy,
+        "ci95": interval,
+        "accuracy_before_adaptation": initial_accuracy,
+        "ci95_before_adaptation": initial_interval,
+        "episodes": episodes,
+        "ways": ways,
+        "shots": sampler.shots,
+        "queries": sampler.queries,
+        "nil": False,
+        "inner_steps": inner_steps,
+        "inner_lr": runtime.inner_lr,
+        "runtime": runtime.name,
+        **calibration(logits, labels),
+        "open_set": compare_known(resembled, limits if acceptance else None, right, known),
+    }
+
+
+def describe_open_set(figures: dict[str, Any], protocol: str) -> str:
+    """The results of `evaluate_open_set` in one sentence or two."""
+    found, shots = figures["open_set"], figures["shots"]
+    shots = shots if isinstance(shots, int) else "-".join(map(str, shots))
+    text = (
+        f"AUROC {found['auroc']:.4f} of known against unknown classes; where 95 % of known images "
+        f"are accepted, so are {found['unknown_accepted_at_95']:.2%} of unknown ones, and "
+        f"{found['accuracy_at_95']:.2%} of the accepted known ones are named rightly "
+        f"({protocol}, {figures['ways']}-way {shots}-shot, norm={figures['norm']}, "
+        f"{figures['runtime']})"
+    )
+    if "accept" not in found:
+        return f"{text}. No thresholds were measured: `anil train --resume` does"
+    return (
+        f"{text}. The validation classes' thresholds for {found['accept']:.0%} accept "
+        f"{found['known_accepted']:.2%} of known and {found['unknown_accepted']:.2%} of unknown "
+        "images"
+    )
+
+
+def compare_known(
+    resembled: np.ndarray, thresholds: np.ndarray | None, right: np.ndarray, known: np.ndarray
+) -> dict[str, Any]:
+    """How well a similarity separates the images of known classes from those of unknown ones.
+
+    Args:
+        resembled: Similarity of each query to the class that it is named, `[Q]`.
+        thresholds: The threshold of that class at `ACCEPT`, `[Q]`; None where none was measured.
+        right: Whether each query is named rightly, `[Q]`.
+        known: Whether each query's class is known, `[Q]`.
+
+    Returns:
+        `auroc`; `unknown_accepted_at_95`, the share of unknown images above the similarity that
+        95 % of the known ones reach, and `accuracy_at_95`, the accuracy of known ones above it.
+        With thresholds also `accept`, and what they accept: `known_accepted`, `unknown_accepted`,
+        `accuracy_among_accepted`.
+    """
+    line = np.quantile(resembled[known], 1 - ACCEPT)
+    above = resembled >= line
+    figures = {
+        "auroc": auroc(resembled[known], resembled[~known]),
+        "unknown_accepted_at_95": float(above[~known].mean()),
+        "accuracy_at_95": float(right[known & above].mean()),
+    }
+    if thresholds is None:
+        return figures
+    accepted = resembled >= thresholds
+    return figures | {
+        "accept": ACCEPT,
+        "known_accepted": float(accepted[known].mean()),
+        "unknown_accepted": float(accepted[~known].mean()),
+        "accuracy_among_accepted": float(right[known & accepted].mean()),
+    }
+
+
+def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
+    """The probability that a known image scores above an unknown one; ties count half.
+
+    The area under the curve of true against false positives (Hanley & McNeil 1982).
+
+    Args:
+        known: Scores `[n]`.
+        unknown: Scores `[m]`.
+    """
+    ordered = np.sort(unknown)
+    below = np.searchsorted(ordered, known, "left")
+    below_or_equal = np.searchsorted(ordered, known, "right")
+    return float((below + below_or_equal).mean() / (2 * len(unknown)))
