@@ -310,7 +310,7 @@ function predict() {
         while (outdated) {
           outdated = false;
           const used = head;
-          const options = model.knowsNone ? { accept: ACCEPT } : {};
+          const options = model.knowsNone && used?.labels.length ? { accept: ACCEPT } : {};
           const answer =
             used && !paper.isBlank
               ? (await model.predict([readPaper()], used, options))[0]
