@@ -49,7 +49,7 @@ class Predictor:
         predictor.learn(["a1.jpg", "a2.jpg", "b1.jpg"], ["ann", "ann", "bob"])
         predictor.add_class("cat", ["c1.jpg"])
         probabilities = predictor.predict(["new.jpg"])  # [1, 3], in the order of predictor.names
-        probabilities = predictor.predict(["new.jpg"], accept=0.95)  # [1, 4]: or none of these
+        judged = predictor.predict(["new.jpg"], accept=0.95)  # [1, 4]: or none of these
         predictor.save("head.npz")
         again = Predictor("bundle", head="head.npz")
     """

@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from anil_tf.training.analyze import analyze as analyze_run
     from anil_tf.training.evaluate import describe as describe
     from anil_tf.training.evaluate import evaluate_path as evaluate_path
-    from anil_tf.training.open_set import measure_acceptance as measure_acceptance
     from anil_tf.training.recipe import read_recipe as read_recipe
     from anil_tf.training.report import write_report as write_report
+    from anil_tf.training.scoring.open_set import measure_acceptance as measure_acceptance
     from anil_tf.training.train import train as train_recipe
 
 _TARGETS = {
@@ -18,7 +18,7 @@ _TARGETS = {
     "train_recipe": "anil_tf.training.train:train",
     "evaluate_path": "anil_tf.training.evaluate:evaluate_path",
     "describe": "anil_tf.training.evaluate:describe",
-    "measure_acceptance": "anil_tf.training.open_set:measure_acceptance",
+    "measure_acceptance": "anil_tf.training.scoring.open_set:measure_acceptance",
     "analyze_run": "anil_tf.training.analyze:analyze",
     "write_report": "anil_tf.training.report:write_report",
 }

@@ -12,12 +12,12 @@ from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.export.runtime import Runtime, open_bundle
 from anil_tf.export.runtime.base import BundleRuntime
 from anil_tf.metrics import mean_and_ci95
-from anil_tf.training.calibration import calibration
 from anil_tf.training.keras_runtime import KerasRuntime
-from anil_tf.training.open_set import describe_open_set, evaluate_open_set
 from anil_tf.training.recipe import DataTable, EvaluationTable, read_recipe
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import make_sampler
+from anil_tf.training.scoring.calibration import calibration
+from anil_tf.training.scoring.open_set import describe_open_set, evaluate_open_set
 
 
 def evaluate_episodes(
@@ -44,7 +44,7 @@ def evaluate_episodes(
         `queries`, `nil`, `inner_steps`, `inner_lr`, `runtime`. Where the sampler draws unequal
         shots also `accuracy_by_shots`, by the number of support images that a class had. A
         classification by the head also has `ece` and `negative_log_likelihood`; see
-        `anil_tf.training.calibration`.
+        `anil_tf.training.scoring.calibration`.
 
     Raises:
         ValueError: NIL was asked for a regression, which has no classes.

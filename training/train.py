@@ -38,10 +38,10 @@ from anil_tf.training.distribution import (
     make_strategy,
     watching_workers,
 )
-from anil_tf.training.open_set import measure_run
 from anil_tf.training.recipe import Recipe, write_recipe
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import Samplers, make_samplers
+from anil_tf.training.scoring.open_set import measure_run
 
 ALGORITHMS: dict[str, type[EpisodicModel]] = {
     "anil": ANIL,

@@ -14,10 +14,10 @@ from anil_tf.export.runtime import Runtime
 from anil_tf.metrics import mean_and_ci95
 from anil_tf.model import ANIL
 from anil_tf.saving import load_model
-from anil_tf.training.calibration import calibration
 from anil_tf.training.recipe import Recipe
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import make_sampler
+from anil_tf.training.scoring.calibration import calibration
 
 # Of the 200 episodes of 5 ways with 5 queries, the threshold at a share of 0.95 accepts 0.95 +-
 # 0.006 of the images of other classes.

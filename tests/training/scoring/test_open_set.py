@@ -6,9 +6,9 @@ import pytest
 
 from anil_tf import ANIL, ClassImages, EpisodeSampler
 from anil_tf.acceptance import find_thresholds
-from anil_tf.training.calibration import calibration
 from anil_tf.training.keras_runtime import KerasRuntime
-from anil_tf.training.open_set import (
+from anil_tf.training.scoring.calibration import calibration
+from anil_tf.training.scoring.open_set import (
     auroc,
     compare_known,
     evaluate_open_set,

@@ -1,0 +1,1 @@
+"""How honest a model is: calibration, and images of none of the classes."""
