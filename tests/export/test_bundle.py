@@ -317,6 +317,6 @@ def test_a_backbone_in_another_precision_has_the_same_weights(dtype):
 def test_a_bundle_has_the_steps_that_its_recipe_evaluates_with(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     recipe = copy / "recipe.toml"
-    recipe.write_text(recipe.read_text() + "\n[evaluation]\ninner_steps = 17\n")
+    recipe.write_text(recipe.read_text().replace("[evaluation]", "[evaluation]\ninner_steps = 17"))
     manifest = export_bundle(copy, tmp_path / "bundle", ["onnx"])
     assert manifest.inner_steps == 17

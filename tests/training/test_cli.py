@@ -1,6 +1,7 @@
 """`anil train`, `evaluate` and `datasets` as a user types them; mistakes end in one line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -105,11 +106,21 @@ def test_a_wrong_key_of_a_recipe(photographs, tmp_path):
 
 
 def test_too_few_classes(photographs, tmp_path):
+    for name in "ab":
+        shutil.rmtree(photographs / name)
     result = train(photographs, tmp_path / "run", "training.ways=5")
-    assert_refused(result, "train split", "5 classes", "4")
+    assert_refused(result, "train split", "5 classes", "2")
+    shutil.rmtree(photographs / "c")
     result = train(photographs, tmp_path / "run", "data.split_sizes=[98, 1, 1]")
-    assert_refused(result, "8 classes are too few")
+    assert_refused(result, "5 classes are too few", "anil export photos")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("default:The [a-z]+ split has")
+def test_fewer_classes_than_ways_make_smaller_episodes(photographs, tmp_path):
+    result = train(photographs, tmp_path / "run", "training.ways=5")
+    assert result.exit_code == 0, result.output
+    assert "train split has 4 classes: its episodes have as many ways" in result.stderr
 
 
 def test_too_few_images_of_a_class(photographs, tmp_path):
@@ -147,7 +158,7 @@ def test_a_sheet_shows_the_classes_of_a_folder(photographs, tmp_path):
     sheet = tmp_path / "sheet.png"
     result = anil("datasets", photographs, "--output", sheet)
     assert result.exit_code == 0, result.output
-    assert "train: 5 classes, 3 images each\nval:   1 classes" in result.stdout
+    assert "train: 4 classes, 3 images each\nval:   2 classes" in result.stdout
     assert f"--data-dir {photographs}" in result.stderr
     with Image.open(sheet) as drawn:
         colors = len(drawn.convert("RGB").getcolors(10**7))
