@@ -11,7 +11,13 @@ from tools.reliability.kills import kill_and_resume
 from tools.reliability.small import make_classes, run, same_run, train_command
 from tools.reliability.workers import largest_difference, lose_a_worker, mirrored
 
-SETTINGS = ["training.steps=40", "training.checkpoint_every=8", "model.head_init=per_class"]
+SETTINGS = [
+    "training.steps=40",
+    "training.checkpoint_every=8",
+    "model.head_init=per_class",
+    "model.backbone.blocks=1",
+    "model.inner_steps=1",
+]
 
 
 @pytest.fixture(scope="module")
