@@ -16,6 +16,7 @@ SMALL = [
     "data.image_shape=[16, 16, 3]",
     "data.split_sizes=[4, 2, 2]",
     "model.backbone.filters=4",
+    "model.backbone.blocks=1",
     "training.ways=2",
     "training.queries=1",
     "training.tasks=2",

@@ -29,6 +29,7 @@ def small_recipe(*overrides: str) -> Recipe:
             "data.image_shape=[16, 16, 3]",
             "data.split_sizes=[6, 3, 3]",
             "model.backbone.filters=4",
+            "model.backbone.blocks=1",
             "training.ways=3",
             "training.queries=2",
             "training.tasks=2",
@@ -326,6 +327,7 @@ def test_training_learns_to_adapt_to_its_classes(tree, tmp_path):
         "training.learning_rate=0.003",
         "training.tasks=4",
         "model.backbone.filters=16",
+        "model.backbone.blocks=4",
         "model.backbone.cosine=true",
         "model.inner_lr=20",
     )
