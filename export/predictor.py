@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from anil_tf.acceptance import add_none
 from anil_tf.datasets.inputs import Images, class_names, list_images, read_pixels
@@ -14,6 +13,7 @@ from anil_tf.datasets.pictures import order_names
 from anil_tf.export.head import Head, fit_head, read_head
 from anil_tf.export.runtime.base import BATCH, Adaptation
 from anil_tf.export.runtime.onnx import OnnxRuntime
+from anil_tf.support.progress import track
 
 
 class Predictor:
@@ -33,7 +33,7 @@ class Predictor:
         head: File of a saved head to continue from; by default nothing is learned yet.
         steps: Number of inner steps; the bundle's own by default.
         learning_rate: Inner learning rate; the bundle's own by default.
-        progress: Whether to show a progress bar on a terminal while images are read.
+        progress: Whether to show progress on stderr while images are read.
 
     Attributes:
         runtime: The bundle opened on ONNX Runtime.
@@ -212,12 +212,13 @@ class Predictor:
         manifest = self.runtime.manifest
         take = manifest.image_shape, manifest.image_dtype, manifest.crops
         starts = range(0, len(images), BATCH)
-        hidden = None if self.progress and len(starts) > 1 else True  # None: only on a terminal
-        bar = tqdm(starts, "Features", unit="batch", leave=False, disable=hidden)
+        shown = (
+            track(starts, "Features", unit="batch") if self.progress and len(starts) > 1 else starts
+        )
         return np.concatenate(
             [
                 self.runtime.features(read_pixels(images[start : start + BATCH], *take))
-                for start in bar
+                for start in shown
             ]
         )
 

@@ -11,7 +11,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 from anil_tf.episodes import EpisodeSampler
 from anil_tf.episodic import EpisodicModel
@@ -20,6 +19,7 @@ from anil_tf.metrics import mean_and_ci95
 from anil_tf.nil import predict_by_cosines
 from anil_tf.similarity import as_rows, linear_cka, svcca
 from anil_tf.support.json_files import write_json
+from anil_tf.support.progress import track
 from anil_tf.training.run import FinishedRun
 from anil_tf.training.speed import measure_speed
 from anil_tf.training.wording import percent, share
@@ -116,7 +116,7 @@ def compare_tasks(
     alike: dict[str, dict[str, list[float]]] = {
         name: {"svcca": [], "cka": []} for name in (*names, *([] if model.head is None else [HEAD]))
     }
-    for index in tqdm(range(tasks), "Analysing", unit="task", disable=None):
+    for index in track(range(tasks), "Analysing", unit="task"):
         episode = sampler.episode(index)
         inputs = {key: tf.constant(episode[key]) for key in TASK}
         task = list(inputs.values())
@@ -235,11 +235,11 @@ def format_analysis(figures: dict[str, Any]) -> str:
         f"{figures['ways']}-way {figures['shots']}-shot, {figures['inner_steps']} inner steps, "
         f"norm={figures['norm']}",
         "",
-        f"without head and inner loop (NIL)   {percent(figures['nil'])}",
+        f"without head and inner loop (NIL)         {percent(figures['nil'])}",
     ]
     for row in figures["freezing"]:
         frozen = ", ".join(row["frozen"]) or "none"
-        lines.append(f"frozen: {frozen:<28}{percent(row)}")
+        lines.append(f"frozen: {frozen:<34}{percent(row)}")
     lines += ["", f"{'before and after':<22}{'SVCCA':<18}CKA"]
     for name, row in figures["similarity"].items():
         svcca_text, cka_text = (share(row[key], row[f"{key}_ci95"]) for key in ("svcca", "cka"))

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.export.runtime import Runtime, open_bundle
 from anil_tf.export.runtime.base import BundleRuntime
 from anil_tf.metrics import mean_and_ci95
+from anil_tf.support.progress import track
 from anil_tf.training.keras_runtime import KerasRuntime
 from anil_tf.training.recipe import DataTable, EvaluationTable, read_recipe
 from anil_tf.training.run import RunDirectory
@@ -60,7 +60,7 @@ def evaluate_episodes(
     before, after = np.empty(episodes), np.empty(episodes)
     by_shots: dict[int, list[float]] = {}
     logits, labels = [], []
-    for index in tqdm(range(episodes), f"Evaluating ({runtime.name})", unit="ep", disable=None):
+    for index in track(range(episodes), f"Evaluating ({runtime.name})", unit="episode"):
         episode = sampler.episode(index)
         if nil:
             initial = adapted = runtime.cosine_scores(episode, ways)

@@ -15,6 +15,7 @@ from anil_tf.datasets.images import ClassImages
 from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.support.files import replacing
 from anil_tf.support.json_files import read_json, write_json
+from anil_tf.support.progress import track
 from anil_tf.training.keras_runtime import KerasRuntime
 from anil_tf.training.recipe import Recipe, read_recipe
 from anil_tf.training.samplers import make_sampler
@@ -190,7 +191,7 @@ class FinishedRun:
         self, sampler: EpisodeSampler, episodes: int
     ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         """The sampler's first episodes, each with the class predicted for each query, `[Q]`."""
-        for index in range(episodes):
+        for index in track(range(episodes), "Classifying", unit="episode"):
             episode = sampler.episode(index)
             _, logits = self.runtime.adapt_and_predict(episode, sampler.ways, self.steps)
             yield episode, logits.argmax(-1)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from anil_tf.episodes import EpisodeSampler
 from anil_tf.episodic import EpisodicModel
 from anil_tf.maml import adapt_task, adapting_weights, initial_weights
+from anil_tf.support.progress import track
 from anil_tf.training.recipe import Recipe
 from anil_tf.training.train import build_model
 
@@ -45,7 +46,10 @@ def measure_speed(recipe: Recipe, sampler: EpisodeSampler) -> dict[str, Any]:
         for name, model in models.items()
     }
     loops = {name: _make_adaptation(model, support, support_y) for name, model in models.items()}
-    return {"train_step": _time_in_turns(steps), "adaptation": _time_in_turns(loops)}
+    return {
+        "train_step": _time_in_turns(steps, "Timing outer steps"),
+        "adaptation": _time_in_turns(loops, "Timing adaptation"),
+    }
 
 
 def _make_adaptation(
@@ -65,9 +69,9 @@ def _make_adaptation(
     return lambda: [value.numpy() for value in tf.nest.flatten(adapt(support, labels))]
 
 
-def _time_in_turns(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
+def _time_in_turns(calls: dict[str, Callable[[], Any]], description: str) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(REPEATS + 1):  # the first, which traces, does not count
+    for _ in track(range(REPEATS + 1), description):  # the first, which traces, does not count
         for name, call in calls.items():
             started = time.perf_counter()
             call()

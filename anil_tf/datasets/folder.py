@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from anil_tf.datasets.images import ClassImages
 from anil_tf.datasets.pictures import Shape, describe_left_out, find_classes, read_image
 from anil_tf.datasets.splits import SPLITS
+from anil_tf.support.progress import track
 
 
 def has_splits(root: Path) -> bool:
@@ -55,9 +55,7 @@ def read_classes(classes: dict[str, list[Path]], image_shape: Shape) -> ClassIma
     images = np.empty((len(paths), *image_shape), np.uint8)
     with ThreadPoolExecutor() as pool:
         decoded = pool.map(lambda path: read_image(path, image_shape), paths)
-        for row, image in enumerate(
-            tqdm(decoded, "Reading images", len(paths), unit="", leave=False, disable=None)
-        ):
+        for row, image in enumerate(track(decoded, "Reading images", len(paths))):
             images[row] = image
     counts = np.array([len(files) for files in classes.values()], np.int64)
     return ClassImages(images, counts, tuple(classes))

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from tqdm.auto import tqdm
 
 from anil_tf.datasets.images import ClassImages
 from anil_tf.datasets.pictures import Shape, to_array
 from anil_tf.support.hints import did_you_mean
+from anil_tf.support.progress import track
 
 
 def read_tfds(
@@ -66,8 +66,7 @@ def read_tfds(
     total = sum(builder.info.splits[subset].num_examples for subset in subsets)
     images, labels = np.empty((total, *image_shape), np.uint8), np.empty(total, np.int64)
     examples = tfds.as_numpy(builder.as_dataset("+".join(subsets)))
-    progress = tqdm(examples, f"Reading {name}", total, unit="", leave=False, disable=None)
-    for row, example in enumerate(progress):
+    for row, example in enumerate(track(examples, f"Reading {name}", total)):
         image = example["image"]
         picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
         images[row], labels[row] = to_array(picture, image_shape), example["label"]

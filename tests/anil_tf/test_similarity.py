@@ -69,6 +69,35 @@ def test_alike_is_one_and_independent_is_little(measure):
     assert measure(x, rng.normal(size=(2000, 7))) < 0.1
 
 
+def test_the_covariance_gives_what_the_svd_of_all_rows_gives():
+    rng = np.random.default_rng(0)
+    spread = rng.normal(size=(64, 64)) * np.geomspace(1, 1e-4, 64)
+    x = np.maximum(rng.normal(size=(900, 64)) @ spread, 0).astype(np.float32)
+    y = np.maximum(x + 0.1 * rng.normal(size=x.shape) @ spread, 0).astype(np.float32)
+    # Scores on the right singular vectors, by an SVD of all rows; CCA by QR.
+    bases = []
+    for side in (x, y):
+        centred = side - side.mean(axis=0, dtype=np.float64)
+        _, values, vectors = np.linalg.svd(centred, full_matrices=False)
+        kept = np.cumsum(values**2) < 0.99 * np.sum(values**2)
+        bases.append(np.linalg.qr(centred @ vectors[: kept.sum() + 1].T)[0])
+    expected = np.linalg.svd(bases[0].T @ bases[1], compute_uv=False).mean()
+    assert 0.5 < expected < 0.999
+    assert svcca(x, y) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("measure", [cca, svcca, linear_cka])
+def test_equal_arrays_are_not_computed(measure, monkeypatch):
+    x, _, _ = matrices()
+
+    def never(*args):
+        raise AssertionError("equal arrays were computed")
+
+    monkeypatch.setattr("anil_tf.similarity._centre", never)
+    assert measure(x, x.copy()) == 1.0
+    assert np.isnan(measure(np.ones((9, 2)), np.ones((9, 2))))
+
+
 @pytest.mark.parametrize("measure", [cca, svcca, linear_cka])
 def test_edges(measure):
     x, y, _ = matrices()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from anil_tf.episodes import EpisodeSampler, SinusoidSampler
+from anil_tf.support.progress import track
 from anil_tf.training.evaluate import evaluate_episodes
 from anil_tf.training.report.classes import Confusion, FeatureView, confuse, view_features
 from anil_tf.training.report.pictures import Answered
@@ -102,15 +103,21 @@ def sweep_shots(tested: FinishedRun, episodes: int) -> list[dict[str, Any]]:
     most = math.inf
     if tested.classes is not None:
         most = int(tested.classes.counts.min()) - evaluation.queries
-    shots = sorted({*SHOTS, evaluation.shots})
-    return [evaluate_with(tested, episodes, shots=count) for count in shots if count <= most]
+    shots = [count for count in sorted({*SHOTS, evaluation.shots}) if count <= most]
+    return [
+        evaluate_with(tested, episodes, shots=count)
+        for count in track(shots, "Accuracy by support images")
+    ]
 
 
 def sweep_steps(tested: FinishedRun, episodes: int) -> list[dict[str, Any]]:
     """Evaluations after few and after many inner steps; none where nothing adapts."""
     if not tested.recipe.adapts:
         return []
-    return [evaluate_with(tested, episodes, steps) for steps in sorted({*STEPS, tested.steps})]
+    steps = sorted({*STEPS, tested.steps})
+    return [
+        evaluate_with(tested, episodes, count) for count in track(steps, "Accuracy by inner steps")
+    ]
 
 
 def answered_episodes(tested: FinishedRun) -> list[Answered]:

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 from anil_tf.acceptance import RATES, SHOTS, find_thresholds
 from anil_tf.closed_form import similarity
@@ -14,6 +13,7 @@ from anil_tf.export.runtime import Runtime
 from anil_tf.metrics import mean_and_ci95
 from anil_tf.model import ANIL
 from anil_tf.saving import load_model
+from anil_tf.support.progress import track
 from anil_tf.training.recipe import Recipe
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import make_sampler
@@ -64,7 +64,7 @@ def measure_acceptance(
     shots = [count for count in SHOTS if count <= most]
     found: dict[int, list[np.ndarray]] = {count: [] for count in shots}
     place = np.tile(np.arange(most), ways)  # of each support image within its class
-    for index in tqdm(range(episodes), "Measuring acceptance", unit="ep", disable=None):
+    for index in track(range(episodes), "Measuring acceptance", unit="episode"):
         episode = sampler.episode(index)
         support, query = embed(episode["support_x"], episode["query_x"])
         for count in shots:
@@ -137,7 +137,7 @@ def evaluate_open_set(
     before, after = np.empty(episodes), np.empty(episodes)
     parts: list[tuple[np.ndarray, ...]] = []
     answers: list[tuple[np.ndarray, np.ndarray]] = []
-    for index in tqdm(range(episodes), f"Evaluating ({runtime.name})", unit="ep", disable=None):
+    for index in track(range(episodes), f"Evaluating ({runtime.name})", unit="episode"):
         episode = sampler.episode(index)
         learned, labels = episode["support_y"] < ways, episode["query_y"]
         episode |= {name: episode[name][learned] for name in ("support_x", "support_y")}
