@@ -279,7 +279,10 @@ def report(
 @click.argument("study", type=click.Choice(["paper", "options"]))
 @data_dir_option
 @click.option("--output", type=PATH, help="Folder for runs and report. [default: the study's name]")
-@click.option("--budget", help="Total training time, such as 90m or 4h. [default: the full study]")
+@click.option(
+    "--budget",
+    help="Time for all that is run, such as 90m or 4h, on two cores. [default: the full study]",
+)
 @_json
 def reproduce(
     study: str,

@@ -5,7 +5,8 @@ a recipe gains or costs. Each stage is a run directory in the output folder. A f
 kept, an interrupted one is resumed, and the report is written again after every stage.
 """
 
-import re
+import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,42 +15,18 @@ from typing import Any
 import keras
 
 from anil_tf.support.json_files import write_json
+from anil_tf.support.progress import duration
 from anil_tf.training.analyze import analyze
 from anil_tf.training.evaluate import evaluate_path
-from anil_tf.training.recipe import Recipe, read_recipe
+from anil_tf.training.recipe import Recipe
 from anil_tf.training.run import RunDirectory
+from anil_tf.training.study.budget import ANALYSED_TASKS, Stage, describe_plan, plan_stages
 from anil_tf.training.study.options import CHANGES, TEST_STEPS, option_sections
 from anil_tf.training.study.options import TITLE as OPTIONS_TITLE
 from anil_tf.training.study.paper import TITLE as PAPER_TITLE
 from anil_tf.training.study.paper import paper_sections
 from anil_tf.training.study.tables import Section, write_report
 from anil_tf.training.train import train
-
-FEWEST_STEPS = 20
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One run of a study.
-
-    Attributes:
-        name: Name of the run directory.
-        recipe: Name of the recipe.
-        overrides: `KEY=VALUE` changes of the recipe.
-        steps: Number of outer steps without a budget.
-        seconds: Approximate duration of a step on two processor cores, which determines the stage's
-            share of a budget.
-        analysed: Whether the layers are analysed too.
-        test_steps: Numbers of inner steps to test with, in addition to the recipe's.
-    """
-
-    name: str
-    recipe: str
-    overrides: tuple[str, ...]
-    steps: int
-    seconds: float
-    analysed: bool = False
-    test_steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,16 +51,16 @@ class Study:
 _ONE, _FIVE = "paper-omniglot-20way-1shot", "paper-omniglot-20way-5shot"
 _PER_CLASS = "model.head_init=per_class"
 _PAPER_STAGES = (
-    Stage("maml-1shot", _ONE, ("algorithm=maml",), 6000, 0.3, analysed=True),
-    Stage("anil-1shot", _ONE, ("algorithm=anil",), 6000, 0.055, analysed=True),
-    Stage("random-1shot", _ONE, ("algorithm=anil",), 0, 0.0),
-    Stage("multiclass-1shot", _ONE, ("algorithm=multiclass", _PER_CLASS), 6000, 0.055),
-    Stage("multitask-1shot", _ONE, ("algorithm=multitask", _PER_CLASS), 6000, 0.045),
-    Stage("nil-1shot", _ONE, ("algorithm=nil",), 6000, 0.055),
-    Stage("boil-1shot", _ONE, ("algorithm=boil", _PER_CLASS), 3000, 0.3, analysed=True),
-    Stage("first-order-1shot", _ONE, ("algorithm=maml", "model.first_order=true"), 6000, 0.11),
-    Stage("anil-5shot", _FIVE, ("algorithm=anil",), 2000, 0.11),
-    Stage("maml-5shot", _FIVE, ("algorithm=maml",), 2000, 0.9),
+    Stage("maml-1shot", _ONE, ("algorithm=maml",), 6000, 0.53, analysed=True),
+    Stage("anil-1shot", _ONE, ("algorithm=anil",), 6000, 0.09, analysed=True),
+    Stage("random-1shot", _ONE, ("algorithm=anil",), 0, 0.09),
+    Stage("multiclass-1shot", _ONE, ("algorithm=multiclass", _PER_CLASS), 6000, 0.1),
+    Stage("multitask-1shot", _ONE, ("algorithm=multitask", _PER_CLASS), 6000, 0.065),
+    Stage("nil-1shot", _ONE, ("algorithm=nil",), 6000, 0.09),
+    Stage("boil-1shot", _ONE, ("algorithm=boil", _PER_CLASS), 3000, 0.59, analysed=True),
+    Stage("first-order-1shot", _ONE, ("algorithm=maml", "model.first_order=true"), 6000, 0.16),
+    Stage("anil-5shot", _FIVE, ("algorithm=anil",), 2000, 0.15),
+    Stage("maml-5shot", _FIVE, ("algorithm=maml",), 2000, 1.6),
 )
 _OPTION_STAGES = tuple(
     Stage(
@@ -91,7 +68,7 @@ _OPTION_STAGES = tuple(
         "omniglot-20way-1shot",
         tuple(keys.split()),
         7000,
-        0.055,
+        0.085,
         test_steps=TEST_STEPS.get(name, ()),
     )
     for name, (_, keys) in CHANGES.items()
@@ -111,56 +88,45 @@ def reproduce(
 ) -> list[dict[str, Any]]:
     """Runs every stage that is not finished, and writes `report.md` and `report.html`.
 
-    A budget scales the steps of all stages alike, so that `steps * seconds` over the stages adds up
-    to it. It plans training on two processor cores; evaluation and analysis come on top, and a
-    slower machine takes longer: the steps follow from the budget alone, so that a run can be
-    resumed.
+    A budget scales the steps of all stages alike, and counts training, evaluations and analyses;
+    see `anil_tf.training.study.budget.plan_stages`. It plans for two processor cores. A slower
+    machine takes longer: the steps follow from the budget alone, so that a run can be resumed. The
+    plan is written to stderr first, with the stages that do not fit.
 
     Args:
         study: Study to run.
         output: Folder for the runs and the report.
         data_dir: TFDS data directory with Omniglot.
-        budget: Total training time, such as `"90m"` or `"4h"`. Each stage has its own number of
-            steps without one.
+        budget: Total time, such as `"90m"` or `"4h"`. Each stage has its own number of steps
+            without one.
         overrides: `KEY=VALUE` for the recipe of every stage.
 
     Returns:
         The rows of the report.
 
     Raises:
-        ValueError: The budget is not a time, or a stage exists that was made with another recipe.
+        ValueError: The budget is not a time or too short, or a stage exists that was made with
+            another recipe.
     """
-    stages, factor = study.stages, scale(budget, study.stages)
-    recipes = {stage.name: plan(stage, factor, overrides) for stage in stages}
+    recipes = plan_stages(study.stages, budget, overrides)
     for name, recipe in recipes.items():
         _check_same_recipe(output / name, recipe)
     output.mkdir(parents=True, exist_ok=True)
     rows = study.report(output)
+    started = time.monotonic()
+    _say(describe_plan(study.stages, recipes))
+    stages = [stage for stage in study.stages if stage.name in recipes]
     for number, stage in enumerate(stages, start=1):
         recipe = recipes[stage.name]
-        print(f"\n{number}/{len(stages)} {stage.name}: {recipe.training.steps} steps", flush=True)
+        since = duration(time.monotonic() - started)
+        _say(
+            f"\n{number}/{len(stages)} {stage.name}: {recipe.training.steps} steps ({since} so far)"
+        )
         run_stage(output / stage.name, recipe, stage, data_dir)
         rows = study.report(output)
         keras.backend.clear_session()
     write_json(output / "report.json", rows)
     return rows
-
-
-def scale(budget: str | None, stages: Sequence[Stage]) -> float:
-    """The factor by which a budget multiplies the stages' steps."""
-    if budget is None:
-        return 1.0
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?", budget.strip())
-    seconds = 3600 * float(match[1] or 0) + 60 * float(match[2] or 0) if match else 0.0
-    if seconds <= 0:
-        raise ValueError(f"--budget is a time such as 90m, 4h or 1h30m. Received: {budget!r}")
-    return seconds / sum(stage.steps * stage.seconds for stage in stages)
-
-
-def plan(stage: Stage, factor: float, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a stage whose steps are multiplied by `factor`."""
-    steps = max(FEWEST_STEPS, round(factor * stage.steps)) if stage.steps else 0
-    return read_recipe(stage.recipe, [*stage.overrides, f"training.steps={steps}", *overrides])
 
 
 def run_stage(run: Path, recipe: Recipe, stage: Stage, data_dir: Path | None) -> None:
@@ -175,7 +141,11 @@ def run_stage(run: Path, recipe: Recipe, stage: Stage, data_dir: Path | None) ->
         if directory.find_evaluation(inner_steps=steps) is None:
             evaluate_path(run, data_dir, overrides={"inner_steps": steps})
     if stage.analysed and not directory.analysis_file.is_file():
-        analyze(run, data_dir)
+        analyze(run, data_dir, ANALYSED_TASKS)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _check_same_recipe(run: Path, recipe: Recipe) -> None:

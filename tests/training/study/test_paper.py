@@ -14,7 +14,8 @@ from anil_tf.training.analyze import analyze, format_analysis, list_blocks
 from anil_tf.training.evaluate import evaluate_path
 from anil_tf.training.recipe import read_recipe
 from anil_tf.training.study import reproduce
-from anil_tf.training.study.reproduce import STUDIES, Stage, Study, plan, scale
+from anil_tf.training.study.budget import Stage, describe_plan, plan, plan_stages
+from anil_tf.training.study.reproduce import STUDIES, Study
 from anil_tf.training.train import ALGORITHMS, train
 
 RECIPE = "paper-omniglot-20way-1shot"
@@ -162,7 +163,7 @@ SHORT = Study(
 )
 
 
-def test_the_report_says_what_was_run_and_what_was_not(tree, tmp_path, monkeypatch):
+def test_the_report_says_what_was_run_and_what_was_not(tree, tmp_path, monkeypatch, capsys):
     output = tmp_path / "paper"
 
     def interrupted(*args, **kwargs):
@@ -193,6 +194,10 @@ def test_the_report_says_what_was_run_and_what_was_not(tree, tmp_path, monkeypat
     assert "data:image/png;base64," in page and 'src="http' not in page
     assert "maml-1shot/analysis.png" in markdown
 
+    out, err = capsys.readouterr()
+    assert "1/2 maml-1shot: 20 steps" in err and "2 stages, about" in err
+    assert "1/2" not in out
+
     with pytest.raises(ValueError, match="another budget.*another --output"):
         reproduce.reproduce(SHORT, output, tree, None, [*SMALL, "training.queries=1"])
 
@@ -217,18 +222,33 @@ def test_the_options_report_the_difference_to_the_recipe(tmp_path):
 
 
 @pytest.mark.parametrize("budget", ["1h", "90m", "1h30m", "0.5h"])
-def test_a_budget_scales_all_steps_alike(budget):
+def test_a_budget_counts_everything_and_scales_all_steps_alike(budget):
     hours = {"1h": 1, "90m": 1.5, "1h30m": 1.5, "0.5h": 0.5}[budget]
-    factor = scale(budget, PAPER.stages)
-    recipes = {stage: plan(stage, factor) for stage in PAPER.stages}
-    seconds = sum(recipe.training.steps * stage.seconds for stage, recipe in recipes.items())
-    assert seconds == pytest.approx(3600 * hours, rel=0.01)
-    assert (
-        recipes[
-            next(stage for stage in PAPER.stages if stage.name == "random-1shot")
-        ].training.steps
-        == 0
-    )
+    recipes = plan_stages(PAPER.stages, budget)
+    stages = {stage.name: stage for stage in PAPER.stages}
+    assert list(recipes) == list(stages)
+    total = sum(stages[name].seconds_of(recipe) for name, recipe in recipes.items())
+    assert total == pytest.approx(3600 * hours, rel=0.01)
+    steps = {name: recipe.training.steps for name, recipe in recipes.items()}
+    assert sum(steps[name] * stages[name].seconds for name in steps) < 0.9 * total
+    assert steps.pop("random-1shot") == 0
+    shares = [steps[name] / stages[name].steps for name in steps]
+    assert shares == pytest.approx([shares[0]] * len(shares), rel=0.02)
+
+
+def test_what_does_not_fit_is_said_and_left_out():
+    recipes = plan_stages(PAPER.stages, "5m")
+    text = describe_plan(PAPER.stages, recipes)
+    assert "maml-1shot" in recipes and "anil-1shot" not in recipes
+    (line,) = (line for line in text.splitlines() if "does not fit" in line.lower())
+    assert all((stage.name in line) == (stage.name not in recipes) for stage in PAPER.stages)
+    full = describe_plan(PAPER.stages, plan_stages(PAPER.stages, None))
+    assert "maml-1shot          6,000 steps" in full and "not fit" not in full
+
+
+def test_a_budget_that_is_too_short_for_any_stage_is_rejected():
+    with pytest.raises(ValueError, match="--budget 0.1m is too short.*takes 4[0-9] s"):
+        plan_stages(PAPER.stages, "0.1m")
 
 
 @pytest.mark.parametrize("budget", ["", "soon", "0h", "10"])
