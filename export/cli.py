@@ -167,7 +167,9 @@ def adapt(
     help="Share of the images of known classes to accept, such as 0.95; the others, and most "
     "images of unknown classes, are none of these. [default: every image is one of the classes]",
 )
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=_FILE)
+@click.argument(
+    "images", metavar="IMAGE|DIR...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @_json
 def predict(
     bundle: Path,
@@ -176,23 +178,34 @@ def predict(
     images: tuple[Path, ...],
     json_file: Path | None,
 ) -> None:
-    """Class names and probabilities of images, under a head that `anil adapt` wrote."""
+    """Class names and probabilities of images, under a head that `anil adapt` wrote.
+
+    A folder stands for the images in it. If it has folders with the names of classes, the accuracy
+    is printed too.
+    """
     from anil_tf.acceptance import NONE
+    from anil_tf.datasets.asked import describe_accuracy, list_asked
     from anil_tf.export.predictor import Predictor
 
     predictor = Predictor(bundle, head_file, progress=True)
+    asked = list_asked(images)
     names = predictor.names if accept is None else (*predictor.names, NONE)
-    predictions = []
-    for path, row in zip(images, predictor.predict(images, accept=accept), strict=True):
+    predictions, given = [], []
+    probabilities = predictor.predict([image.path for image in asked], accept=accept)
+    for (path, folder), row in zip(asked, probabilities, strict=True):
         named = zip(names, map(float, row), strict=True)
         ranked = dict(sorted(named, key=lambda pair: -pair[1]))
-        predictions.append({"image": str(path), "probabilities": ranked})
+        label = {} if folder is None else {"folder": folder}
+        predictions.append({"image": str(path), **label, "probabilities": ranked})
+        given.append(next(iter(ranked)))
         if ranked.get(NONE):
             click.echo(f"{path}: {NONE}")
             continue
         ranked.pop(NONE, None)
         shown = [f"{name} {value:.3f}" for name, value in list(ranked.items())[:SHOWN]]
         click.echo(f"{path}: {', '.join(shown)}")
+    for line in describe_accuracy(asked, given, predictor.names):
+        click.echo(line)
     write_json(json_file, predictions)
     say_next("adapt", bundle, "--from", head_file, "--support", "MORE", "--output", "more.npz")
 

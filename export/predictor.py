@@ -1,6 +1,7 @@
 """`Predictor`: learns and predicts classes of images, in Python, without TensorFlow."""
 
 import time
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from anil_tf.acceptance import add_none
+from anil_tf.datasets.coloring import LOOKED_AT, are_colored
 from anil_tf.datasets.inputs import Images, class_names, list_images, read_pixels
 from anil_tf.datasets.pictures import order_names
 from anil_tf.export.head import Head, fit_head, read_head
@@ -70,6 +72,7 @@ class Predictor:
         self.milliseconds = 0.0
         self._support: dict[str, np.ndarray] = {}
         self._opened = head
+        self._looked_at = 0  # of the images, whether their colours suit the bundle
         if head is not None:
             self.head = read_head(Path(head), self.runtime.manifest)
             self._support = self.head.support
@@ -205,6 +208,9 @@ class Predictor:
 
         Raises:
             ValueError: There is no image, one does not decode, or an array does not fit the model.
+
+        Warns:
+            UserWarning: The pictures are colour photographs, and the bundle is for grey pictures.
         """
         images = self._list(images)
         if not len(images):
@@ -215,12 +221,40 @@ class Predictor:
         shown = (
             track(starts, "Features", unit="batch") if self.progress and len(starts) > 1 else starts
         )
-        return np.concatenate(
+        features = np.concatenate(
             [
                 self.runtime.features(read_pixels(images[start : start + BATCH], *take))
                 for start in shown
             ]
         )
+        self._warn_of_colors(images)
+        return features
+
+    def _warn_of_colors(self, images: np.ndarray | list[Any]) -> None:
+        """Warns once of colour photographs, if the model was trained on grey pictures.
+
+        A folder's own photographs were made grey in training too: these suit the model.
+        """
+        manifest = self.runtime.manifest
+        grey = len(manifest.image_shape) == 3 and manifest.image_shape[-1] == 1
+        seen = self._looked_at >= LOOKED_AT
+        if (
+            not grey
+            or seen
+            or not isinstance(images, list)
+            or manifest.data.get("source") == "folder"
+        ):
+            return
+        self._looked_at += len(images)
+        if are_colored(images):
+            self._looked_at = LOOKED_AT
+            name = manifest.data.get("name")
+            warnings.warn(
+                f"These are colour pictures, and the bundle was made for grey ones"
+                f"{f' ({name})' * bool(name)}: it may name few of them rightly. For photographs: "
+                "anil export photos --output BUNDLE",
+                stacklevel=2,
+            )
 
     def _list(self, images: Images) -> np.ndarray | list[Any]:
         return list_images(images, self.runtime.manifest.image_shape)

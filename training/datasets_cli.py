@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from anil_tf.datasets.splits import FEW_CLASSES, WITHOUT_TRAINING
 from anil_tf.support.hints import did_you_mean, say_next
 from anil_tf.support.quiet import import_tensorflow
 from anil_tf.training.cli import PATH, complete_recipe, data_dir_option, say_next_step
@@ -87,11 +88,21 @@ def _show_classes(name: str, data_dir: Path | None, output: Path | None) -> None
     splits = data.load(("train", "val", "test"), data_dir)
     for split, classes in splits.items():
         click.echo(f"{split + ':':<6} {describe_classes(classes)}")
+    total = sum(len(classes.names) for classes in splits.values())
+    few = Path(name).is_dir() and total < FEW_CLASSES
+    if few:
+        click.echo(
+            f"{total} classes are few: a network needs about {FEW_CLASSES} to learn how to learn "
+            f"others. {WITHOUT_TRAINING}"
+        )
     if output is None:
         say_next_step("datasets", name, "--output", "classes.png")
         return
     draw_contact_sheet(splits, output)
     click.echo(f"Wrote {output}")
+    if few:
+        say_next("export", "photos", "--output", "bundle")
+        return
     recipe = name if name in recipes else "RECIPE"
     folder = ["--data-dir", name] if Path(name).is_dir() else []
     say_next_step("train", "--recipe", recipe, "--output", "run", *folder)

@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from anil_tf.datasets.images import ClassImages
-from anil_tf.datasets.pictures import Shape, describe_left_out, find_classes, read_image
+from anil_tf.datasets.pictures import (
+    Shape,
+    describe_left_out,
+    find_classes,
+    is_leftover,
+    read_image,
+    why_left_out,
+)
 from anil_tf.datasets.splits import SPLITS
 from anil_tf.support.progress import track
 
@@ -34,6 +41,33 @@ def list_classes(root: Path) -> dict[str, list[Path]]:
 def list_splits(root: Path) -> dict[str, dict[str, list[Path]]]:
     """The classes of the folders `train`, `val` and `test` under `root`; see `list_classes`."""
     return dict(zip(SPLITS, _list([root / split for split in SPLITS]), strict=True))
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files in a folder that has no folders in it; none of any other.
+
+    Raises:
+        ValueError: The folder has neither images nor folders.
+
+    Warns:
+        UserWarning: Files were left out; the reasons are named, with an example of each.
+    """
+    entries = [path for path in sorted(folder.iterdir()) if not is_leftover(path)]
+    if any(path.is_dir() for path in entries):
+        return []
+    left_out: dict[str, list[Path]] = {}
+    images = []
+    for path in entries:
+        if reason := why_left_out(path):
+            left_out.setdefault(reason, []).append(path)
+        else:
+            images.append(path)
+    note = describe_left_out(left_out, folder)
+    if not images:
+        raise ValueError(f"{folder} has no images. {note}".rstrip())
+    if note:
+        warnings.warn(note, stacklevel=2)
+    return images
 
 
 def _list(roots: list[Path]) -> list[dict[str, list[Path]]]:

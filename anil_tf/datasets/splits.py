@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 SPLITS = ("train", "val", "test")
+FEW_CLASSES = 30  # a network that is trained on fewer learns these, not to learn others
 WITHOUT_TRAINING = (
     "With so little data, do not train: `anil export photos --output BUNDLE` makes a model of "
-    "photographs that is ready to learn"
+    "photographs that is ready to learn, and `anil adapt BUNDLE --support DIR --output HEAD` "
+    "learns your classes"
 )
 
 

@@ -103,6 +103,55 @@ def test_adapt_learns_classes_that_predict_then_names(bundle, pictures, head, tm
     assert result.stderr.startswith(f"Next: anil adapt {bundle} --from {head} --support ")
 
 
+def test_predict_tells_the_accuracy_of_folders_with_the_names_of_classes(
+    bundle, pictures, head, tmp_path
+):
+    folder = shutil.copytree(pictures, tmp_path / "new")
+    (folder / "dark" / "0.png").rename(folder / "light" / "moved.png")
+    shutil.copytree(folder / "grey", folder / "unknown")
+    figures = tmp_path / "predictions.json"
+    result = anil("predict", bundle, "--head", head, folder, "--json", figures)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-5:] == [
+        "Right: 8 of 9 (88.9%)",
+        "  dark: 2 of 2",
+        "  grey: 3 of 3",
+        "  light: 3 of 4, 1 named dark",
+        "Not counted: 3 images in folders that are no class of the head",
+    ]
+    predictions = json.loads(figures.read_text())
+    assert [p["folder"] for p in predictions].count("light") == 4
+    accepted = anil("predict", bundle, "--head", head, folder, "--accept", "0.5")
+    assert accepted.stdout.splitlines()[-1].endswith(" of them none of these")
+
+
+@pytest.mark.filterwarnings("default:Left out")
+def test_predict_names_all_images_of_a_plain_folder(bundle, pictures, head, tmp_path):
+    folder = shutil.copytree(pictures / "grey", tmp_path / "grey")
+    (folder / "notes.txt").write_text("not a picture")
+    result = anil("predict", bundle, "--head", head, folder, pictures / "dark" / "0.png")
+    assert result.exit_code == 0, result.output
+    named = [line.partition(": ")[2].split()[0] for line in result.stdout.splitlines()]
+    assert named == ["grey"] * 3 + ["dark"]  # no folder of a folder: no accuracy
+    assert result.stderr.startswith("Warning: Left out 1 file of ")
+
+
+@pytest.mark.filterwarnings("default:These are colour pictures")
+def test_colour_photographs_do_not_suit_a_bundle_for_grey_drawings(bundle, head, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "colour").mkdir()
+    for index in range(4):
+        pixels = rng.integers(0, 256, (4, 4, 3), np.uint8).repeat(10, 0).repeat(10, 1)
+        Image.fromarray(pixels).save(tmp_path / "colour" / f"{index}.png")
+    result = anil("predict", bundle, "--head", head, tmp_path / "colour")
+    assert result.exit_code == 0, result.output
+    (warning, _) = result.stderr.splitlines()
+    assert warning.startswith(
+        "Warning: These are colour pictures, and the bundle was made for grey"
+    )
+    assert "anil export photos" in warning
+
+
 def test_predict_says_none_of_these_where_a_share_is_to_be_accepted(
     bundle, pictures, head, tmp_path
 ):

@@ -106,7 +106,8 @@ MISTAKES = {
         "The train split is too small: 5 shots and 9 queries need 14 images per class. "
         "Received: class ... with 6. Lower training.ways, training.shots or training.queries, "
         "or give more data. With so little data, do not train: "
-        "`anil export photos --output BUNDLE` makes a model of photographs that is ready to learn",
+        "`anil export photos --output BUNDLE` makes a model of photographs that is ready to learn, "
+        "and `anil adapt BUNDLE --support DIR --output HEAD` learns your classes",
     ),
     "an output that is there already": (
         "train --recipe grocery84 --output run --data-dir photographs",
@@ -166,9 +167,9 @@ MISTAKES = {
         "predict bundle --head head.npz new.png",
         "There is no image new.png",
     ),
-    "a folder to name": (
-        "predict bundle --head head.npz photographs",
-        "Invalid value for 'IMAGE...': File 'photographs' is a directory.",
+    "a folder to name without pictures": (
+        "predict bundle --head head.npz empty/a",
+        "empty/a has no images.",
     ),
     "a data set misspelt": (
         "datasets omniglott",

@@ -155,12 +155,22 @@ def test_datasets_names_every_recipe():
     assert all(name in output for name in recipe_names())
 
 
-def test_a_sheet_shows_the_classes_of_a_folder(photographs, tmp_path):
+def test_few_classes_are_shown_the_way_out(photographs, tmp_path):
+    result = anil("datasets", photographs)
+    assert result.exit_code == 0, result.output
+    assert "8 classes are few" in result.stdout
+    assert "do not train: `anil export photos" in result.stdout and "`anil adapt" in result.stdout
+    result = anil("datasets", photographs, "--output", tmp_path / "sheet.png")
+    assert result.stderr.endswith("Next: anil export photos --output bundle\n")
+
+
+def test_a_sheet_shows_the_classes_of_a_folder(photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr("anil_tf.training.datasets_cli.FEW_CLASSES", 8)
     sheet = tmp_path / "sheet.png"
     result = anil("datasets", photographs, "--output", sheet)
     assert result.exit_code == 0, result.output
     assert "train: 4 classes, 3 images each\nval:   2 classes" in result.stdout
-    assert f"--data-dir {photographs}" in result.stderr
+    assert f"--data-dir {photographs}" in result.stderr and "few" not in result.stdout
     with Image.open(sheet) as drawn:
         colors = len(drawn.convert("RGB").getcolors(10**7))
     assert colors > 1000  # random pictures, not an empty page
