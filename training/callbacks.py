@@ -5,7 +5,6 @@ way only, the order in which Keras calls them, which `anil_tf.training.train.fit
 """
 
 import contextlib
-import importlib.util
 import logging
 import math
 import shlex
@@ -257,17 +256,3 @@ def resume_command(output: Path, data_dir: Path | None, strategy: str) -> str:
     words += ["--data-dir", str(data_dir)] if data_dir else []
     words += ["--strategy", strategy] if strategy != "none" else []
     return shlex.join([*words, "--resume"])
-
-
-def scalar_writers(folder: Path) -> list[keras.callbacks.Callback]:
-    """Keras's own callback, which writes the metrics of every epoch for TensorBoard.
-
-    Args:
-        folder: Folder for `tensorboard --logdir`.
-
-    Returns:
-        The callback, or nothing where TensorBoard is not installed.
-    """
-    if importlib.util.find_spec("tensorboard") is None:
-        return []
-    return [keras.callbacks.TensorBoard(folder, write_graph=False)]

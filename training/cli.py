@@ -237,10 +237,14 @@ def analyze(
 
 
 @click.command()
-@click.argument("run", metavar="RUN", type=_FOLDER)
+@click.argument("runs", metavar="RUN [OTHER]...", nargs=-1, required=True, type=_FOLDER)
 @data_dir_option
 @click.option("--bundle", type=PATH, help="Bundle exported from RUN: adds its formats and sizes.")
-@click.option("--output", type=PATH, help="The file to write. [default: RUN/report.html]")
+@click.option(
+    "--output",
+    type=PATH,
+    help="The file to write. [default: RUN/report.html, for several RUN/comparison.html]",
+)
 @click.option(
     "--episodes",
     type=click.IntRange(min=2),
@@ -250,25 +254,35 @@ def analyze(
 )
 @_json
 def report(
-    run: Path,
+    runs: tuple[Path, ...],
     data_dir: Path | None,
     bundle: Path | None,
     output: Path | None,
     episodes: int,
     json_path: Path | None,
 ) -> None:
-    """Write one HTML file with everything about a run."""
-    import_tensorflow()
-    from anil_tf.training.report import write_report
+    """Write one HTML file with everything about a run, or with several runs side by side.
 
-    path = write_report(
-        run,
-        data_dir=data_dir,
-        bundle=bundle,
-        output=output,
-        episodes=episodes,
-        json_path=json_path,
-    )
+    The comparison of several runs shows what `anil train` and `anil evaluate` have recorded.
+    """
+    if len(runs) > 1 and bundle:
+        raise ValueError("--bundle belongs to one run: report that run alone")
+    import_tensorflow()
+    if len(runs) > 1:
+        from anil_tf.training.report.compare import write_comparison
+
+        path = write_comparison(runs, output, json_path)
+    else:
+        from anil_tf.training.report import write_report
+
+        path = write_report(
+            runs[0],
+            data_dir=data_dir,
+            bundle=bundle,
+            output=output,
+            episodes=episodes,
+            json_path=json_path,
+        )
     click.echo(
         f"Wrote {path} ({path.stat().st_size / 1e3:.0f} kB). Any browser opens it, without a "
         "network connection"

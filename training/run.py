@@ -39,6 +39,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.best_file = self.checkpoints / "best.keras"
         self.history_file = path / "history.csv"
+        self.curve_file = path / "curve.csv"
         self.metrics_file = path / "metrics.json"
         self.environment_file = path / "environment.json"
         self.examples_file = path / "examples.npz"
@@ -46,6 +47,7 @@ class RunDirectory:
         self.analysis_file = path / "analysis.json"
         self.analysis_picture = path / "analysis.png"
         self.report_file = path / "report.html"
+        self.comparison_file = path / "comparison.html"
 
     @property
     def is_finished(self) -> bool:
@@ -71,19 +73,19 @@ class RunDirectory:
 
     def read_history(self) -> dict[str, np.ndarray]:
         """The columns of the history, each float64 `[epochs]`; none where there was no training."""
-        if not self.history_file.is_file():
-            return {}
-        with self.history_file.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        names = rows[0].keys() if rows else ()
-        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+        return _read_columns(self.history_file)
 
     def write_history(self, history: Sequence[dict[str, float]]) -> None:
         """Writes the history, one row per epoch."""
-        names = ["epoch", *sorted(history[0].keys() - {"epoch"})]
-        rows = [names, *([str(row[name]) for name in names] for row in history)]
-        with replacing(self.history_file) as partial:
-            partial.write_text("".join(",".join(row) + "\n" for row in rows), encoding="utf-8")
+        _write_columns(self.history_file, history, "epoch")
+
+    def read_curve(self) -> dict[str, np.ndarray]:
+        """The columns of the training curve, float64 `[points]`; none where there is no curve."""
+        return _read_columns(self.curve_file)
+
+    def write_curve(self, points: Sequence[dict[str, float]]) -> None:
+        """Writes the training curve, one row per point."""
+        _write_columns(self.curve_file, points, "step")
 
     def record(self, figures: dict[str, Any]) -> None:
         """Keeps an evaluation in the run's metrics.
@@ -141,6 +143,22 @@ class RunDirectory:
             steps = evaluation.inner_steps
             expected["inner_steps"] = recipe.model.inner_steps if steps is None else steps
         return all(figures[name] == value for name, value in expected.items())
+
+
+def _read_columns(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = rows[0].keys() if rows else ()
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+
+
+def _write_columns(path: Path, rows: Sequence[dict[str, float]], first: str) -> None:
+    names = [first, *sorted(rows[0].keys() - {first})]
+    lines = [names, *([str(row[name]) for name in names] for row in rows)]
+    with replacing(path) as partial:
+        partial.write_text("".join(",".join(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def _protocol(figures: dict[str, Any]) -> tuple[Any, ...]:

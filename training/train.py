@@ -29,7 +29,6 @@ from anil_tf.training.callbacks import (
     Progress,
     StopRequest,
     resume_command,
-    scalar_writers,
 )
 from anil_tf.training.checkpoints import State, TrainingRun
 from anil_tf.training.distribution import (
@@ -42,6 +41,8 @@ from anil_tf.training.recipe import Recipe, write_recipe
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import Samplers, make_samplers
 from anil_tf.training.scoring.open_set import measure_run
+from anil_tf.training.watch.curve import Curve, watch_gradients
+from anil_tf.training.watch.tensorboard import make_tensorboard
 
 ALGORITHMS: dict[str, type[EpisodicModel]] = {
     "anil": ANIL,
@@ -207,6 +208,8 @@ def fit(recipe: Recipe, model: EpisodicModel, samplers: Samplers, run: TrainingR
     batches, total = training.steps_per_epoch, training.epochs * training.steps_per_epoch
     progress = Progress(run, total)
     stop = StopRequest(run, batches, strategy)
+    board = make_tensorboard(run, recipe, samplers.validation)
+    shown = [board.show_point] if board else []
     # Keras calls them in this order. The counter comes first: all others read the state that it
     # counts, and its `wall_seconds` belong to the metrics. The guard comes before the checkpoint:
     # weights that are not finite are never saved. The checkpoint comes before the stop, which ends
@@ -215,7 +218,8 @@ def fit(recipe: Recipe, model: EpisodicModel, samplers: Samplers, run: TrainingR
         Counter(run),
         NumberGuard(run, recipe, samplers.training.seed, model.ways),
         progress,
-        *(scalar_writers(run.directory.tensorboard) if run.writes else []),
+        Curve(run, batches, total, watch_gradients(model), shown),
+        *([board] if board else []),
         Checkpoint(run),
         stop,
     ]

@@ -18,6 +18,7 @@ from anil_tf.support.files import clear_partial, replacing
 from anil_tf.training import train as training
 from anil_tf.training.checkpoints import KEEP, State, find_checkpoint, save_checkpoint
 from anil_tf.training.recipe import read_recipe
+from anil_tf.training.run import RunDirectory
 from tools.reliability.small import SETTINGS, make_classes
 
 QUICK = ("training.steps=9", "training.checkpoint_every=3", "training.deterministic=false")
@@ -176,6 +177,10 @@ def test_sigterm_saves_within_an_epoch_and_the_run_goes_on_as_if_undisturbed(
         )
         weights.append(keras.saving.load_model(run / "model.keras").backbone.get_weights())
     np.testing.assert_allclose(*histories, rtol=1e-5)
+    whole, resumed = (RunDirectory(run).read_curve() for run in (tmp_path / "undisturbed", output))
+    # After step 4 the first means are those of two steps, from which no point can be made.
+    assert resumed["step"].tolist() == [1, 2, 3, 4, 6, 7, 8, 9]
+    np.testing.assert_allclose(resumed["loss"], np.delete(whole["loss"], 4), rtol=1e-4)
     for one, other in zip(*weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 

@@ -74,6 +74,7 @@ def test_a_run_directory_holds_what_the_contract_names(run):
         "recipe.toml",
         "model.keras",
         "checkpoints",
+        "curve.csv",
         "history.csv",
         "metrics.json",
         "environment.json",
@@ -126,6 +127,9 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(run, tree, tmp_path, mon
     assert_same_weights(run, output)
     history = (output / "history.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in history[1:]] == ["0", "1", "2"]
+    curves = [RunDirectory(folder).read_curve() for folder in (run, output)]
+    assert curves[1]["step"].tolist() == list(range(1, 10))
+    np.testing.assert_allclose(curves[1]["loss"], curves[0]["loss"], rtol=1e-4)
 
 
 def test_resuming_a_finished_run_keeps_what_was_measured(run, tree, tmp_path):

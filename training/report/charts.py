@@ -8,11 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.ticker import MaxNLocator
 
 from anil_tf.training.report.classes import Confusion, FeatureView
 from anil_tf.training.report.pictures import Answered, draw_episode
 
-WIDTH = 4.8  # inches: text of 9 points is then as large as the page's on a phone
+WIDTH = 3.6  # inches: text of 9 points is then 12 pixels high on a phone of 375 pixels
+DPI = 213  # 768 pixels wide
 BLUE, ORANGE, GREY = "#0969da", "#bc4c00", "#8c959f"
 COLORS = (
     "#0969da", "#bc4c00", "#1a7f37", "#cf222e", "#8250df", "#9a6700", "#1b7c83", "#bf3989"
@@ -33,20 +35,46 @@ def _chart(xlabel: str, ylabel: str, height: float = 3.2) -> tuple[Figure, Axes]
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, facecolor="white")
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     return buffer.getvalue()
 
 
-def draw_curves(history: dict[str, np.ndarray], steps_per_epoch: int, metric: str) -> bytes:
-    """Curves of training (blue) and validation (orange), after (solid) and before adaptation."""
+def _show_steps(axes: Axes) -> None:
+    """A few whole numbers below the axis, which do not touch each other."""
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def draw_curves(
+    history: dict[str, np.ndarray],
+    steps_per_epoch: int,
+    metric: str,
+    curve: dict[str, np.ndarray] | None = None,
+) -> bytes:
+    """Curves of training (blue) and validation (orange), after (solid) and before adaptation.
+
+    Args:
+        history: Metrics of each epoch, by name.
+        steps_per_epoch: Number of steps in an epoch.
+        metric: Name of the metric.
+        curve: Metrics of training every few steps, in place of the history's.
+    """
     labels = {"accuracy": "accuracy", "mse": "mean squared error", "loss": "loss of the queries"}
     figure, axes = _chart("training steps", labels[metric])
     steps = (history["epoch"] + 1) * steps_per_epoch
     for prefix, name, color in (("", "training", BLUE), ("val_", "validation", ORANGE)):
         for suffix, when, style in (("", "", "-o"), ("_before_adaptation", ", before", "--")):
             column = history.get(f"{prefix}{metric}{suffix}")
-            if column is not None and np.isfinite(column).any():
-                axes.plot(steps, column, style, color=color, ms=3, lw=1.5, label=name + when)
+            if column is None or not np.isfinite(column).any():
+                continue
+            fine = (curve or {}).get(f"{metric}{suffix}") if not prefix else None
+            if curve is not None and fine is not None:
+                line, width = style.replace("o", ""), 1.0
+                axes.plot(curve["step"], fine, line, color=color, lw=width, label=name + when)
+            else:
+                style = style if len(steps) > 1 else "o" if "o" in style else "x"
+                axes.plot(steps, column, style, color=color, ms=4, lw=1.5, label=name + when)
+    _show_steps(axes)
     if metric == "accuracy":
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -55,6 +83,28 @@ def draw_curves(history: dict[str, np.ndarray], steps_per_epoch: int, metric: st
     else:
         axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def draw_lines(
+    lines: dict[str, tuple[np.ndarray, np.ndarray]], label: str, share: bool = False
+) -> bytes:
+    """One line per run against training steps.
+
+    Args:
+        lines: Steps and values `[points]` of each run, by its name.
+        label: Label of the values.
+        share: Whether the values are shares of 1, shown in percent.
+    """
+    figure, axes = _chart("training steps", label)
+    for number, (name, (steps, values)) in enumerate(lines.items()):
+        marker = "o" if len(steps) < 30 else ""
+        color = COLORS[number % len(COLORS)]
+        axes.plot(steps, values, marker=marker, ms=3, lw=1.2, color=color, label=name)
+    _show_steps(axes)
+    if share:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside lower center")
     return _png(figure)
 
 
@@ -100,12 +150,12 @@ def draw_confusion(confusion: Confusion) -> bytes:
     """The shares as a table of colours, with a picture of each class at its row and column."""
     count = len(confusion.names)
     figure = Figure(figsize=(WIDTH, WIDTH))
-    axes = figure.add_axes((0.17, 0.17, 0.8, 0.8))
+    axes = figure.add_axes((0.23, 0.23, 0.75, 0.75))  # room for pictures, numbers, label
     axes.imshow(confusion.shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_xlabel("predicted", fontsize=9, labelpad=38)
-    axes.set_ylabel("shown", fontsize=9, labelpad=38)
+    axes.set_xlabel("predicted", fontsize=9, labelpad=42)
+    axes.set_ylabel("shown", fontsize=9, labelpad=42)
     for row in range(count):
         for column in range(count):
             share = confusion.shares[row, column]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
@@ -107,8 +108,10 @@ def draw_analysis(figures: dict[str, Any], path: Path) -> None:
         figures: As `anil_tf.training.analyze.analyze` returns them.
         path: The PNG to write.
     """
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    panels = 2 if figures["freezing"] else 1
+    # Below each other, so that a phone shows the text in its own size.
+    figure = Figure(figsize=(3.6, 3.2 * panels), layout="constrained")
+    upper, *below = figure.subplots(panels, squeeze=False)[:, 0]
     layers = list(figures["similarity"])
     for offset, (key, label) in zip(
         (-0.2, 0.2), (("svcca", "SVCCA"), ("cka", "linear CKA")), strict=True
@@ -117,27 +120,35 @@ def draw_analysis(figures: dict[str, Any], path: Path) -> None:
         heights = [row[key] or 0.0 for row in rows]  # an undefined similarity has no bar
         errors = [row[f"{key}_ci95"] or 0.0 for row in rows]
         positions = np.arange(len(layers)) + offset
-        left.bar(positions, heights, 0.38, yerr=errors, capsize=2, label=label)
-    left.set_xticks(range(len(layers)), layers)
-    left.set_ylim(0, 1.05)
-    left.set_title("Activations before and after the inner loop", fontsize=10)
-    left.set_ylabel("similarity")
-    left.legend(loc="lower left", fontsize=8)
+        upper.bar(positions, heights, 0.38, yerr=errors, capsize=2, label=label)
+    upper.set_xticks(range(len(layers)), layers, rotation=_turn(layers))
+    upper.set_ylim(0, 1.05)
+    upper.set_title("Before and after the inner loop", fontsize=10)
+    upper.set_ylabel("similarity", fontsize=9)
+    upper.legend(loc="lower left", fontsize=8)
 
+    for axes in below:
+        _draw_freezing(axes, figures)
+    for axes in (upper, *below):
+        axes.tick_params(labelsize=9)
+    figure.savefig(path, dpi=213, facecolor="white")
+
+
+def _draw_freezing(axes: Axes, figures: dict[str, Any]) -> None:
     rows = [
         *((f"{len(row['frozen'])} frozen", row) for row in figures["freezing"]),
         ("NIL", figures["nil"]),
     ]
-    right.errorbar(
-        range(len(rows)),
-        [row["accuracy"] for _, row in rows],
-        [row["ci95"] for _, row in rows],
-        fmt="o",
-        capsize=3,
-    )
-    right.set_xticks(range(len(rows)), [name for name, _ in rows])
-    right.set_ylim(0, 1.05)
-    right.axhline(1 / figures["ways"], color="#8c959f", linestyle=":", linewidth=1)
-    right.set_title("Accuracy with the first layers frozen at test", fontsize=10)
-    right.set_ylabel(f"{figures['ways']}-way accuracy (dotted: chance)")
-    figure.savefig(path, dpi=130, facecolor="white")
+    accuracies = [row["accuracy"] for _, row in rows]
+    intervals = [row["ci95"] for _, row in rows]
+    axes.errorbar(range(len(rows)), accuracies, intervals, fmt="o", capsize=3)
+    axes.set_xticks(range(len(rows)), [name for name, _ in rows], rotation=_turn(rows))
+    axes.set_ylim(0, 1.05)
+    axes.axhline(1 / figures["ways"], color="#8c959f", linestyle=":", linewidth=1)
+    axes.set_title("With the first layers frozen at test", fontsize=10)
+    axes.set_ylabel(f"{figures['ways']}-way accuracy (dotted: chance)", fontsize=9)
+
+
+def _turn(labels: Sequence[Any]) -> int:
+    """Degrees by which labels are turned, so that they do not cover each other."""
+    return 90 if len(labels) > 5 else 0

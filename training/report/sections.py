@@ -21,8 +21,11 @@ def training(measured: Measurements) -> list[str]:
         "nothing about a task and predicts by chance. The distance between the dashed and the "
         "solid line is what it learns in the inner steps."
     )
+    curve = measured.tested.directory.read_curve()
     drawn = [
-        html.picture(charts.draw_curves(history, epoch, name), f"{name} against training steps")
+        html.picture(
+            charts.draw_curves(history, epoch, name, curve), f"{name} against training steps"
+        )
         for name in ("mse" if "mse" in history else "accuracy", "loss")
     ]
     return [heading, html.paragraph(text), html.pictures(drawn)]

@@ -14,13 +14,17 @@ import tensorflow as tf
 from click.testing import CliRunner, Result
 
 from anil_tf.cli import main
+from anil_tf.training.checkpoints import TrainingRun
 from anil_tf.training.recipe import read_recipe
-from anil_tf.training.report import measure
+from anil_tf.training.report import measure, pictures
 from anil_tf.training.report.advice import advise
 from anil_tf.training.report.classes import confuse, project
+from anil_tf.training.report.compare import write_comparison
 from anil_tf.training.report.measure import Measurements
 from anil_tf.training.run import FinishedRun, RunDirectory
 from anil_tf.training.train import train
+from anil_tf.training.watch.curve import Curve, watch_gradients
+from anil_tf.training.watch.tensorboard import GREEN, GREY, RED, tile
 
 SMALL = (
     "data.image_shape=[28, 28, 3]",
@@ -210,15 +214,154 @@ def test_a_history_with_gaps_is_read(tmp_path):
     assert RunDirectory(tmp_path / "nowhere").read_history() == {}
 
 
+def read_events(run: Path, part: str) -> dict[str, list[tuple[int, object]]]:
+    """Step and value of each summary, by tag."""
+    (events,) = (run / "tensorboard" / part).iterdir()
+    found: dict[str, list[tuple[int, object]]] = {}
+    for event in tf.compat.v1.train.summary_iterator(str(events)):
+        for value in event.summary.value:
+            array = tf.make_ndarray(value.tensor) if value.HasField("tensor") else value.metadata
+            found.setdefault(value.tag, []).append((event.step, array))
+    return found
+
+
+def test_a_curve_has_every_step_of_a_short_run(run):
+    directory = RunDirectory(run)
+    curve, history = directory.read_curve(), directory.read_history()
+    assert curve["step"].tolist() == [1, 2, 3, 4]
+    for name in ("accuracy", "loss"):  # an epoch is two steps
+        np.testing.assert_allclose(curve[name].reshape(2, 2).mean(axis=1), history[name], rtol=1e-4)
+    assert curve["learning_rate"][-1] == pytest.approx(0, abs=1e-9)  # the end of the cosine
+    assert (curve["gradient_norm"] > 0).all() and (curve["inner_lr"] > 0).all()
+
+
+@pytest.mark.parametrize(("total", "points"), [(4, 4), (199, 199), (1000, 200), (7000, 200)])
+def test_a_curve_has_a_few_hundred_points(total, points, tmp_path):
+    run = TrainingRun(RunDirectory(tmp_path), writes=False, resume_command="")
+    every = Curve(run, steps_per_epoch=500, total=total).every
+    assert total // every == points
+
+
+def test_the_gradient_norm_is_that_of_the_outer_step(run, tree):
+    tested = FinishedRun(run, tree)
+    model, sampler = tested.runtime.model, tested.sampler()
+    model.compile(keras.optimizers.SGD(1.0))  # its step is the gradient
+    norm = watch_gradients(model)
+    before = [weight.numpy() for weight in model.trainable_weights]
+    model.train_on_batch(*next(iter(sampler.dataset(1, 2))))
+    steps = [one - two.numpy() for one, two in zip(before, model.trainable_weights, strict=True)]
+    expected = np.sqrt(sum(float(np.sum(np.square(step))) for step in steps))
+    assert norm.numpy() == pytest.approx(expected, rel=1e-3)
+
+
 def test_tensorboard_has_the_scalars_of_the_history(run):
     with (run / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     for folder, prefix in (("train", ""), ("validation", "val_")):
-        (events,) = (run / "tensorboard" / folder).iterdir()
-        found: dict[str, list[float]] = {}
-        for event in tf.compat.v1.train.summary_iterator(str(events)):
-            for value in event.summary.value:
-                found.setdefault(value.tag, []).append(float(tf.make_ndarray(value.tensor)))
+        found = read_events(run, folder)
         for name in ("accuracy", "loss"):
             expected = [float(row[prefix + name]) for row in rows]
-            assert found[f"epoch_{name}"] == pytest.approx(expected)
+            values = [float(value) for _, value in found[f"epoch_{name}"]]
+            assert values == pytest.approx(expected)
+
+
+def test_tensorboard_has_every_step_the_recipe_and_an_episode(run):
+    train_events, validation = read_events(run, "train"), read_events(run, "validation")
+    curve = RunDirectory(run).read_curve()
+    for name in ("accuracy", "loss", "inner_lr", "gradient_norm", "learning_rate"):
+        steps, values = zip(*train_events[name], strict=True)
+        assert list(steps) == [1, 2, 3, 4]
+        np.testing.assert_allclose(values, curve[name], rtol=1e-6, atol=1e-9)
+    assert [step for step, _ in validation["loss"]] == [2, 4]
+    assert "_hparams_/session_start_info" in train_events
+    (step, (width, height, *pictures)), (last, _) = validation["episode"]
+    assert (step, last, len(pictures)) == (2, 4, 1)
+    # Three classes of 28-pixel images with edges of 2: two support images and one query.
+    assert (int(width), int(height)) == (3 * 32, 3 * 32)
+    assert tf.io.decode_png(pictures[0]).numpy()[0, 0].tolist() == list(GREY)
+
+
+def test_right_and_wrong_queries_are_framed_in_their_colours():
+    episode = {
+        "support_x": np.zeros((2, 8, 8, 1), np.uint8),
+        "support_y": np.array([0, 1]),
+        "query_x": np.full((2, 8, 8, 1), 9, np.uint8),
+        "query_y": np.array([0, 1]),
+    }
+    picture = tile(episode, np.array([0, 0]), ways=2)
+    assert picture.shape == (24, 24, 3)
+    corners = picture[[0, 0, 12, 12], [0, 12, 0, 12]]
+    assert corners.tolist() == [list(GREY), list(GREEN), list(GREY), list(RED)]
+    assert picture[6, 18].tolist() == [9, 9, 9]
+
+
+def test_several_runs_are_compared_side_by_side(run, tmp_path):
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    recipe = (other / "recipe.toml").read_text()
+    (other / "recipe.toml").write_text(
+        recipe.replace("learning_rate = 0.001", "learning_rate = 0.02")
+    )
+    tested = {
+        "accuracy": 0.9, "ci95": 0.01, "accuracy_before_adaptation": 0.3, "episodes": 3, "ways": 3,
+        "ci95_before_adaptation": 0.01, "shots": 2, "queries": 2, "nil": False, "inner_steps": 5,
+        "split": "test", "runtime": "keras", "norm": "batch",
+    }  # fmt: skip
+    RunDirectory(other).record(tested)
+    page, figures = tmp_path / "page.html", tmp_path / "figures.json"
+    result = report(run, other, "--output", page, "--json", figures)
+    assert result.exit_code == 0, result.output
+    text = page.read_text("utf-8")
+    assert "<tr><th></th><th>run</th><th>other</th></tr>" in text
+    after = "<td>after adaptation</td><td>not evaluated</td><td>90.0 ± 1.0 %</td>"
+    assert after in text and f"anil evaluate {run}" in text
+    assert "<td>training.learning_rate</td><td>0.001</td><td>0.02</td>" in text
+    assert "training.steps</td>" not in text  # equal keys are left out
+    # Accuracy and loss of validation and of training, gradients, inner rate.
+    assert text.count('src="data:image/png;base64,') == 6
+    assert [row["run"] for row in json.loads(figures.read_text())] == [str(run), str(other)]
+
+
+def test_results_of_different_tasks_are_not_to_be_compared(run, tmp_path):
+    runs = [Path(shutil.copytree(run, tmp_path / name)) for name in ("a", "b")]
+    for ways, folder in zip((3, 4), runs, strict=True):
+        recipe = (folder / "recipe.toml").read_text()
+        head, tail = recipe.split("[evaluation]")
+        tail = tail.replace("ways = 3", f"ways = {ways}")
+        head = head.replace("ways = 3", "ways = 4")
+        (folder / "recipe.toml").write_text(f"{head}[evaluation]{tail}")
+        RunDirectory(folder).record(
+            {
+                "accuracy": 0.9, "ci95": 0.01, "accuracy_before_adaptation": 0.3, "episodes": 3,
+                "ci95_before_adaptation": 0.01, "ways": ways, "shots": 2, "queries": 2,
+                "nil": False, "inner_steps": 5, "split": "test", "runtime": "keras",
+                "norm": "batch",
+            }
+        )  # fmt: skip
+    text = write_comparison(runs).read_text("utf-8")
+    assert "tested with different ways" in text
+    with pytest.raises(ValueError, match="compared once"):
+        write_comparison([runs[0], runs[0]])
+
+
+def test_a_bundle_belongs_to_one_run(run, tmp_path):
+    result = report(run, tmp_path, "--bundle", tmp_path)
+    assert result.exit_code == 2 and "--bundle belongs to one run" in result.stderr
+
+
+@pytest.mark.parametrize(("layers", "degrees"), [(4, 0), (9, 90)])
+def test_many_layers_do_not_cover_each_others_names(layers, degrees, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    row = {"svcca": 0.9, "svcca_ci95": 0.1, "cka": 0.9, "cka_ci95": 0.1}
+    figures = {
+        "similarity": {f"block{number}": row for number in range(layers)},
+        "freezing": [],
+        "nil": {"accuracy": 0.5, "ci95": 0.1},
+        "ways": 5,
+    }
+    pictures.draw_analysis(figures, tmp_path / "analysis.png")
+    (axes,) = drawn[0].axes  # one panel: nothing was frozen
+    drawn[0].draw_without_rendering()
+    labels = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert not any(one.overlaps(other) for one, other in zip(labels, labels[1:], strict=False))
+    assert {label.get_rotation() for label in axes.get_xticklabels()} == {degrees}
