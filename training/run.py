@@ -87,6 +87,15 @@ class RunDirectory:
         """Writes the training curve, one row per point."""
         _write_columns(self.curve_file, points, "step")
 
+    def append_to_curve(self, point: dict[str, float]) -> None:
+        """Adds a row to a curve that `write_curve` has begun, without writing it all again."""
+        row = [point["step"], *(point[name] for name in sorted(point.keys() - {"step"}))]
+        try:
+            with self.curve_file.open("a", encoding="utf-8") as file:
+                file.write(",".join(map(str, row)) + "\n")
+        except OSError as error:  # of a full disk, which names no file
+            raise OSError(error.errno, error.strerror, str(self.curve_file)) from error
+
     def record(self, figures: dict[str, Any]) -> None:
         """Keeps an evaluation in the run's metrics.
 
@@ -148,8 +157,10 @@ class RunDirectory:
 def _read_columns(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):  # its writer was killed
+        lines.pop()
+    rows = list(csv.DictReader(lines))
     names = rows[0].keys() if rows else ()
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
 

@@ -47,6 +47,7 @@ class Curve(keras.callbacks.Callback):
         points = (dict(zip(known, map(float, row), strict=True)) for row in rows)
         # A run is resumed from a checkpoint, which may be older than the last point.
         self.points = [point for point in points if point["step"] <= run.state.step]
+        self._begun = False
         self._means: dict[str, float] | None = None
         self._done = 0
 
@@ -78,8 +79,11 @@ class Curve(keras.callbacks.Callback):
 
     def _add(self, point: Point) -> None:
         self.points.append(point)
-        if self.run.writes:
+        if self.run.writes and self._begun:
+            self.run.directory.append_to_curve(point)
+        elif self.run.writes:
             self.run.directory.write_curve(self.points)
+            self._begun = True
         for show in self.show:
             show(point)
 

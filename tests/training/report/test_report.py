@@ -254,6 +254,19 @@ def test_the_gradient_norm_is_that_of_the_outer_step(run, tree):
     assert norm.numpy() == pytest.approx(expected, rel=1e-3)
 
 
+def test_a_row_that_a_killed_writer_left_is_not_read(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.write_curve([{"step": 1.0, "loss": 0.5}])
+    directory.append_to_curve({"loss": 0.25, "step": 2.0})
+    with directory.curve_file.open("a") as file:
+        file.write("3.0,0.1")
+    curve = directory.read_curve()
+    assert {name: values.tolist() for name, values in curve.items()} == {
+        "step": [1.0, 2.0],
+        "loss": [0.5, 0.25],
+    }
+
+
 def test_tensorboard_has_the_scalars_of_the_history(run):
     with (run / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
