@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from anil_tf.acceptance import RATES, SHOTS, find_thresholds
 from anil_tf.closed_form import similarity
 from anil_tf.datasets.images import ClassImages
+from anil_tf.embedding import EXPORTED_NORMS
 from anil_tf.episodes import EpisodeSampler
 from anil_tf.export.runtime import Runtime
 from anil_tf.metrics import auroc, mean_and_ci95
@@ -89,7 +90,7 @@ def measure_run(directory: RunDirectory, classes: ClassImages | None) -> dict[st
         validation classes are fewer than two or have fewer than two images.
     """
     recipe = directory.read_recipe()
-    if classes is None or recipe.algorithm != "anil" or recipe.model.norm != "batch":
+    if classes is None or recipe.algorithm != "anil" or recipe.model.norm not in EXPORTED_NORMS:
         return None
     model = load_model(directory.model_file)
     sampler = _acceptance_sampler(recipe, classes)
