@@ -180,29 +180,34 @@ def evaluate_open_set(
         `anil_tf.training.evaluate.evaluate_episodes` returns them; and `open_set`, as
         `compare_known` returns it.
     """
-    ways = sampler.ways // 2
-    inner_steps = runtime.inner_steps if inner_steps is None else inner_steps
-    before, after = np.empty(episodes), np.empty(episodes)
-    parts: list[tuple[np.ndarray, ...]] = []
-    answers: list[tuple[np.ndarray, np.ndarray]] = []
-    for index in track(range(episodes), f"Evaluating ({runtime.name})", unit="episode"):
-        episode = sampler.episode(index)
-        learned, labels = episode["support_y"] < ways, episode["query_y"]
-        episode |= {name: episode[name][learned] for name in ("support_x", "support_y")}
-        initial, adapted = runtime.adapt_and_predict(episode, ways, inner_steps)
-        similarities = runtime.similarities(episode, ways)
-        named, known = adapted.argmax(axis=1), labels < ways
-        before[index] = np.mean(initial.argmax(axis=1)[known] == labels[known])
-        after[index] = np.mean(named[known] == labels[known])
-        counts = np.bincount(episode["support_y"], minlength=ways)
-        limits = find_thresholds(acceptance, counts, ACCEPT) if acceptance else np.zeros(ways)
-        resembled = similarities[np.arange(len(named)), named]
-        parts.append((resembled, limits[named], named == labels, known))
-        answers.append((adapted[known], labels[known]))
-    resembled, limits, right, known = (np.concatenate(part) for part in zip(*parts, strict=True))
-    logits, labels = (np.concatenate(part) for part in zip(*answers, strict=True))
-    accuracy, interval = mean_and_ci95(after)
-    initial_accuracy, initial_interval = mean_and_ci95(before)
+    judged = judge_episodes(runtime, sampler, episodes, inner_steps, acceptance)
+    return score_open_set(runtime, sampler, list(judged), inner_steps, acceptance is not None)
+
+
+def score_open_set(
+    runtime: Runtime,
+    sampler: EpisodeSampler,
+    judged: Sequence[Judged],
+    inner_steps: int | None = None,
+    has_thresholds: bool = True,
+) -> dict[str, Any]:
+    """Scores answers; see `evaluate_open_set`."""
+    labels = [one.episode["query_y"] for one in judged]
+    before, after = (
+        mean_and_ci95(
+            [
+                np.mean(logits.argmax(axis=1)[one.known] == wanted[one.known])
+                for one, wanted, logits in zip(judged, labels, answers, strict=True)
+            ]
+        )
+        for answers in ([one.initial for one in judged], [one.adapted for one in judged])
+    )
+    known = np.concatenate([one.known for one in judged])
+    wanted = np.concatenate(labels)
+    right = np.concatenate([one.named for one in judged]) == wanted
+    resembled = np.concatenate([one.resembled for one in judged])
+    limits = np.concatenate([one.limits for one in judged]) if has_thresholds else None
+    logits = np.concatenate([one.adapted for one in judged])
     return {
         "accuracy": after[0],
         "ci95": after[1],
