@@ -19,7 +19,7 @@ COMMANDS = {
     "train": ("anil_tf.training.cli:train", "Meta-train a model by a recipe."),
     "evaluate": ("anil_tf.training.cli:evaluate", "Measure a run or a bundle on new classes."),
     "analyze": ("anil_tf.training.cli:analyze", "Show what the inner loop changes in a run."),
-    "report": ("anil_tf.training.cli:report", "Write all there is on a run into one HTML file."),
+    "report": ("anil_tf.training.cli:report", "Write one HTML file on a run, or compare runs."),
     "reproduce": ("anil_tf.training.cli:reproduce", "Repeat the paper's experiments."),
     "export": ("anil_tf.export.cli:export", "Turn a run into a bundle for devices and servers."),
     "verify": ("anil_tf.export.cli:verify", "Hold every runtime of a bundle to the reference."),
