@@ -71,7 +71,7 @@ def desk(glyphs_data_dir, tmp_path_factory) -> Path:
     names += [f"photographs/{name}/{index}.jpg" for name in "abcdef" for index in range(2)]
     for name in names:
         (desk / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(desk / name)
+        Image.fromarray(rng.integers(0, 256, (40, 40), np.uint8)).save(desk / name)  # grey
     (desk / "mine.toml").write_text("")
     shutil.copytree(desk / "run", desk / "maml")
     return desk
