@@ -53,6 +53,8 @@ class Parity(pydantic.BaseModel):
     `accuracy` is that of the query images after adaptation, in 0..1, or null if the runtime cannot
     measure it. `bytes` is the size of its files. `milliseconds` are medians with one thread:
     `features` of one image, `adapt` with 10 and 100 steps and `predict` of an episode.
+    `arena_bytes` is the working memory of each function where the runtime has a fixed one, as
+    microcontrollers do.
     """
 
     runtime: str
@@ -60,6 +62,7 @@ class Parity(pydantic.BaseModel):
     accuracy: float | None = None
     bytes: int
     milliseconds: dict[str, float] = {}
+    arena_bytes: dict[str, int] = {}
 
     @property
     def ok(self) -> bool:

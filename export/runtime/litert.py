@@ -95,6 +95,7 @@ class LitertStaticRuntime(LitertRuntime):
                 self.signatures[name].inputs[key].axes, details["shape"], strict=True
             )
         }
+        self.room = self._held["ways"], self._held["rows"]
 
     def _call(self, signature: str, inputs: Arrays) -> Arrays:
         declared = self.signatures[signature]

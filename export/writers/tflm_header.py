@@ -1,0 +1,57 @@
+"""A `.tflite` file as a C array, with what a program needs to know about it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anil_tf.export.runtime.tflm import MicroFunction  # needs tflite-micro
+
+BYTES_PER_LINE = 16
+
+_TEMPLATE = """\
+// {file} for TensorFlow Lite Micro, written by anil-tf. Include it in one source file.
+// Operators: {operators}.
+#ifndef ANIL_{NAME}_H
+#define ANIL_{NAME}_H
+#ifndef __cplusplus
+#include <stdalign.h>
+#endif
+
+// Working memory as measured on a 64-bit computer; a microcontroller needs less.
+enum {{ ANIL_{NAME}_ARENA_BYTES = {arena} }};
+// Indexes of the inputs and outputs.
+enum {{ {inputs} }};
+enum {{ {outputs} }};
+
+alignas(16) static const unsigned char anil_{name}[{size}] = {{
+{lines}
+}};
+
+#endif
+"""
+
+
+def write_header(path: Path, function: "MicroFunction") -> None:
+    """Write `NAME.h` beside `NAME.tflite`, which `function` has loaded."""
+    name, content = path.stem, path.read_bytes()
+
+    def enumerate_names(kind: str, names: list[str]) -> str:
+        return ", ".join(
+            f"ANIL_{name}_{kind}_{key}".upper() + f" = {index}" for index, key in enumerate(names)
+        )
+
+    text = _TEMPLATE.format(
+        file=path.name,
+        name=name,
+        NAME=name.upper(),
+        operators=", ".join(function.operators),
+        arena=function.arena_bytes,
+        inputs=enumerate_names("in", function.inputs),
+        outputs=enumerate_names("out", function.outputs),
+        size=len(content),
+        lines="\n".join(
+            ", ".join(f"0x{byte:02x}" for byte in content[start : start + BYTES_PER_LINE]) + ","
+            for start in range(0, len(content), BYTES_PER_LINE)
+        ),
+    )
+    path.with_suffix(".h").write_text(text, encoding="utf-8")
