@@ -44,7 +44,7 @@ class LitertRuntime(BundleRuntime):
     """
 
     name = "litert"
-    files = (layout.LITERT,)
+    files: tuple[str, ...] = (layout.LITERT,)
 
     def __init__(self, bundle: str | Path | Draft, threads: int = 1) -> None:
         super().__init__(bundle)
@@ -83,7 +83,7 @@ class LitertStaticRuntime(LitertRuntime):
     """
 
     name = "litert_static"
-    files = (layout.LITERT_STATIC,)
+    files: tuple[str, ...] = (layout.LITERT_STATIC,)
 
     def __init__(self, bundle: str | Path | Draft, threads: int = 1) -> None:
         super().__init__(bundle, threads)

@@ -16,7 +16,7 @@ from tflite_micro.python.tflite_micro.runtime import Interpreter
 
 from anil_tf.export import layout
 from anil_tf.export.runtime.litert import Arrays, Function, LitertStaticRuntime
-from anil_tf.export.signatures import NO_CLASS_LABEL
+from anil_tf.export.signatures import NO_CLASS_LABEL, TensorSpec
 
 MOST_ARENA = 2**24  # to measure in; only what is used counts
 ALIGNMENT = 32  # what aligning the ends of an arena may take
@@ -64,10 +64,10 @@ class MicroFunction:
         content: Content of its `.tflite` file.
 
     Attributes:
-        inputs: Names of its inputs, by their index in the file.
-        outputs: Names of its outputs.
+        inputs: Dtypes and shapes of its inputs, in the order that the file has them.
+        outputs: Dtypes and shapes of its outputs.
         operators: Names of its operators, with their number.
-        arena_bytes: Bytes of working memory that it uses.
+        arena_bytes: Bytes of working memory that it needs.
 
     Raises:
         ValueError: TensorFlow Lite Micro cannot run it.
@@ -77,55 +77,55 @@ class MicroFunction:
         model = schema.ModelT.InitFromPackedBuf(content)
         (signature,) = model.signatureDefs
         graph = model.subgraphs[0]
-        self.inputs = _sort_names(signature.inputs, graph.inputs)
-        self.outputs = _sort_names(signature.outputs, graph.outputs)
         self.operators = _count_operators(model)
-        with _reading_stderr() as notes:
+        with _reading_stderr() as lines:
             try:
-                self._interpreter = Interpreter.from_bytes(content, arena_size=MOST_ARENA)
-                self._details = [
-                    self._interpreter.get_input_details(index) for index in range(len(self.inputs))
-                ]
-                self(**{k: np.zeros(d["shape"], d["dtype"]) for k, d in self._named()})
-                self._interpreter.print_allocations()
+                interpreter = Interpreter.from_bytes(content, arena_size=MOST_ARENA)
+                inputs = [interpreter.get_input_details(i) for i in range(len(graph.inputs))]
+                outputs = [interpreter.get_output_details(i) for i in range(len(graph.outputs))]
+                self._interpreter = interpreter
+                self._quantization = inputs[0]["quantization_parameters"]  # that of an image
+                self.inputs = _name(signature.inputs, graph.inputs, inputs)
+                self.outputs = _name(signature.outputs, graph.outputs, outputs)
+                self(**{key: np.zeros(axes, dtype) for key, (dtype, axes) in self.inputs.items()})
+                interpreter.print_allocations()
             except RuntimeError as error:
-                reason = "; ".join(line for line in notes() if line.strip())
+                reason = "; ".join(line for line in lines() if line.strip())
                 raise ValueError(
                     f"TensorFlow Lite Micro cannot run {name}: {reason or error}"
                 ) from error
-            (found,) = re.findall(r"allocation total (\d+) bytes", "\n".join(notes()))
+            (found,) = re.findall(r"allocation total (\d+) bytes", "\n".join(lines()))
         self.arena_bytes = int(found) + ALIGNMENT
-
-    def _named(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        return zip(self.inputs, self._details, strict=True)
 
     def get_input_details(self) -> dict[str, dict[str, Any]]:
         """The shapes of the inputs as the signatures declare them."""
         # `adapt` takes its features as `[1, 1, M, D]`.
         return {
-            name: {"shape": details["shape"][-2:] if name == "features" else details["shape"]}
-            for name, details in self._named()
+            name: {"shape": axes[-2:] if name == "features" else axes}
+            for name, (_, axes) in self.inputs.items()
         }
 
     def __call__(self, **inputs: np.ndarray) -> Arrays:
         """Run it on arrays by name. Images are quantized as the file says: bytes minus 128."""
-        for index, (name, details) in enumerate(self._named()):
-            array = inputs[name].reshape(details["shape"])
-            if details["dtype"] == np.int8 and array.dtype != np.int8:
-                parameters = details["quantization_parameters"]
-                array = np.rint(array / parameters["scales"]) + parameters["zero_points"]
-                array = np.clip(array, -128, 127).astype(np.int8)
-            self._interpreter.set_input(array, index)
+        for index, (name, (dtype, axes)) in enumerate(self.inputs.items()):
+            array = inputs[name].reshape(axes)
+            if dtype == "int8" and array.dtype != np.int8:
+                scaled = np.rint(array / self._quantization["scales"])
+                array = np.clip(scaled + self._quantization["zero_points"], -128, 127)
+            self._interpreter.set_input(array.astype(dtype, copy=False), index)
         self._interpreter.invoke()
         return {
             name: self._interpreter.get_output(index) for index, name in enumerate(self.outputs)
         }
 
 
-def _sort_names(named: list[Any], tensors: Any) -> list[str]:
-    """Names of a signature's tensors, in the order that a graph has them."""
+def _name(named: list[Any], order: Any, details: list[dict[str, Any]]) -> dict[str, TensorSpec]:
+    """Dtypes and shapes of tensors by their names in a signature, in the order of a graph."""
     names = {tensor.tensorIndex: tensor.name.decode() for tensor in named}
-    return [names[index] for index in tensors]
+    return {
+        names[index]: TensorSpec(np.dtype(found["dtype"]).name, tuple(map(int, found["shape"])))
+        for index, found in zip(order, details, strict=True)
+    }
 
 
 def _count_operators(model: Any) -> dict[str, int]:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anil_tf.export.signatures import TensorSpec
+
 if TYPE_CHECKING:
     from anil_tf.export.runtime.tflm import MicroFunction  # needs tflite-micro
 
@@ -19,9 +21,13 @@ _TEMPLATE = """\
 
 // Working memory as measured on a 64-bit computer; a microcontroller needs less.
 enum {{ ANIL_{NAME}_ARENA_BYTES = {arena} }};
-// Indexes of the inputs and outputs.
-enum {{ {inputs} }};
-enum {{ {outputs} }};
+// Indexes of the inputs and of the outputs.
+enum {{
+{inputs}
+}};
+enum {{
+{outputs}
+}};
 
 alignas(16) static const unsigned char anil_{name}[{size}] = {{
 {lines}
@@ -35,9 +41,10 @@ def write_header(path: Path, function: "MicroFunction") -> None:
     """Write `NAME.h` beside `NAME.tflite`, which `function` has loaded."""
     name, content = path.stem, path.read_bytes()
 
-    def enumerate_names(kind: str, names: list[str]) -> str:
-        return ", ".join(
-            f"ANIL_{name}_{kind}_{key}".upper() + f" = {index}" for index, key in enumerate(names)
+    def enumerate_tensors(kind: str, tensors: dict[str, TensorSpec]) -> str:
+        return "\n".join(
+            f"  ANIL_{name.upper()}_{kind}_{key.upper()} = {index},  // {tensor}"
+            for index, (key, tensor) in enumerate(tensors.items())
         )
 
     text = _TEMPLATE.format(
@@ -46,8 +53,8 @@ def write_header(path: Path, function: "MicroFunction") -> None:
         NAME=name.upper(),
         operators=", ".join(function.operators),
         arena=function.arena_bytes,
-        inputs=enumerate_names("in", function.inputs),
-        outputs=enumerate_names("out", function.outputs),
+        inputs=enumerate_tensors("IN", function.inputs),
+        outputs=enumerate_tensors("OUT", function.outputs),
         size=len(content),
         lines="\n".join(
             ", ".join(f"0x{byte:02x}" for byte in content[start : start + BYTES_PER_LINE]) + ","

@@ -72,10 +72,9 @@ def test_pixels_are_bytes_whatever_the_training_images_show(tmp_path):
     grey = np.random.default_rng(0).integers(100, 120, (4, 28, 28, 1), np.uint8)
     backbone = backbones.conv4_strided(filters=8)
     features = write(backbone, 8, grey, tmp_path / "bundle", Room(2, 4))["features"]
-    (details,) = features._details
-    assert details["dtype"] == np.int8
-    assert details["quantization_parameters"]["scales"] == [1]
-    assert details["quantization_parameters"]["zero_points"] == [-128]
+    assert features.inputs["image"] == ("int8", (1, 28, 28, 1))
+    as_bytes = features(image=(grey[:1] ^ 0x80).view(np.int8))["features"]
+    np.testing.assert_array_equal(features(image=grey[:1])["features"], as_bytes)
     exact = backbone(grey[:1]).numpy()
     found = features(image=grey[:1])["features"]
     assert np.linalg.norm(found - exact) < 0.1 * np.linalg.norm(exact)
@@ -108,8 +107,8 @@ def test_a_header_holds_the_file_and_its_arena(micro_bundle, name):
     assert bytes(int(byte, 16) for byte in re.findall("0x..", array)) == file.read_bytes()
     function = runtime.MicroFunction(name, file.read_bytes())
     assert f"ANIL_{name.upper()}_ARENA_BYTES = {function.arena_bytes} " in header
-    for index, key in enumerate(function.inputs):
-        assert f"ANIL_{name}_IN_{key} = {index}".upper() in header
+    for index, (key, tensor) in enumerate(function.inputs.items()):
+        assert f"ANIL_{name}_IN_{key} = {index},".upper() + f"  // {tensor}" in header
     assert ", ".join(function.operators) in header
 
 
