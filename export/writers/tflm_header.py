@@ -38,7 +38,10 @@ alignas(16) static const unsigned char anil_{name}[{size}] = {{
 
 
 def write_header(path: Path, function: "MicroFunction") -> None:
-    """Write `NAME.h` beside `NAME.tflite`, which `function` has loaded."""
+    """Write `anil_NAME.h` beside `NAME.tflite`, which `function` has loaded.
+
+    Without the prefix, C libraries would take `features.h` for a header of their own.
+    """
     name, content = path.stem, path.read_bytes()
 
     def enumerate_tensors(kind: str, tensors: dict[str, TensorSpec]) -> str:
@@ -61,4 +64,4 @@ def write_header(path: Path, function: "MicroFunction") -> None:
             for start in range(0, len(content), BYTES_PER_LINE)
         ),
     )
-    path.with_suffix(".h").write_text(text, encoding="utf-8")
+    path.with_name(f"anil_{name}.h").write_text(text, encoding="utf-8")

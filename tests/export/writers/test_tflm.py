@@ -102,7 +102,7 @@ def test_learning_and_predicting_have_no_operators_in_excess(micro_bundle):
 @pytest.mark.parametrize("name", layout.TFLM)
 def test_a_header_holds_the_file_and_its_arena(micro_bundle, name):
     file = micro_bundle / layout.TFLM[name]
-    header = file.with_suffix(".h").read_text()
+    header = file.with_name(f"anil_{name}.h").read_text()
     array = header.partition(f"anil_{name}[{file.stat().st_size}] = {{")[2].partition("}")[0]
     assert bytes(int(byte, 16) for byte in re.findall("0x..", array)) == file.read_bytes()
     function = runtime.MicroFunction(name, file.read_bytes())
@@ -116,7 +116,7 @@ def test_a_header_holds_the_file_and_its_arena(micro_bundle, name):
 def test_c_and_cpp_take_the_headers(micro_bundle, tmp_path, compiler):
     if not shutil.which(compiler.split()[0]):
         pytest.skip("no compiler")
-    includes = "\n".join(f'#include "{name}.h"' for name in layout.TFLM)
+    includes = "\n".join(f'#include "anil_{name}.h"' for name in layout.TFLM)
     uses = " + ".join(f"anil_{name}[0] + ANIL_{name.upper()}_ARENA_BYTES" for name in layout.TFLM)
     source = tmp_path / "program"
     source.write_text(f"{includes}\nint main() {{ return ({uses}) < ANIL_ADAPT_IN_STEPS; }}\n")
