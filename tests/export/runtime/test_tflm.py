@@ -68,6 +68,9 @@ def test_the_manifest_says_what_a_chip_must_have(micro_bundle, runtime):
     assert parity.arena_bytes == runtime.arena_bytes
     assert parity.arena_bytes.keys() == layout.TFLM.keys()
     assert parity.bytes == sum(manifest.size(file) for file in layout.TFLM.values())
+    card = (micro_bundle / layout.MODEL_CARD).read_text(encoding="utf-8")
+    size = manifest.size(layout.TFLM["adapt"])
+    assert f"| adapt | {size:,} | {runtime.arena_bytes['adapt']:,} |" in card
 
 
 @pytest.mark.parametrize("steps", [0, 1, 5, 50])
