@@ -26,6 +26,7 @@ from anil_tf.export.writers.litert import (
     fix_shapes,
     run_quantizer,
 )
+from anil_tf.export.writers.litert_rsqrt import pack
 from anil_tf.export.writers.tflm_header import write_header
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
@@ -111,7 +112,21 @@ def _quantize(content: bytes, images: np.ndarray) -> bytes:
             end: np.full([1] * len(pixels.shape), value) for end, value in ends.items()
         }
     calls = [[{"image": image[np.newaxis].astype(np.float32)}] for image in images]
-    return run_quantizer(quantizer, calls, **known)
+    return _keep_inside(run_quantizer(quantizer, calls, **known))
+
+
+def _keep_inside(content: bytes) -> bytes:
+    """The file with all weights inside its FlatBuffer.
+
+    The quantizer appends those of large models to it. TensorFlow Lite Micro does not look for them
+    there, and computes with other numbers.
+    """
+    model = schema.ModelT.InitFromPackedBuf(content)
+    outside = [buffer for buffer in model.buffers if buffer.offset > 1]
+    for buffer in outside:
+        buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+        buffer.offset = buffer.size = 0
+    return pack(model) if outside else content
 
 
 def _read_operations(content: bytes) -> tuple[Any, list[str]]:

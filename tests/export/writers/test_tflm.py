@@ -80,6 +80,16 @@ def test_pixels_are_bytes_whatever_the_training_images_show(tmp_path):
     assert np.linalg.norm(found - exact) < 0.1 * np.linalg.norm(exact)
 
 
+def test_the_weights_of_a_large_backbone_are_found(images, tmp_path):
+    """The quantizer puts weights of more than 256 kB where the library does not look."""
+    backbone = backbones.conv4_strided(filters=112)
+    features = write(backbone, 112, images, tmp_path / "bundle", Room(2, 4))["features"]
+    assert (tmp_path / "bundle" / layout.TFLM["features"]).stat().st_size > 300_000
+    exact = backbone(images[:1]).numpy()
+    found = features(image=images[:1])["features"]
+    assert np.linalg.norm(found - exact) < 0.1 * np.linalg.norm(exact)
+
+
 def test_data_that_is_not_images_is_quantized_by_its_range(tmp_path):
     data = np.random.default_rng(0).uniform(-3, 5, (50, 1)).astype(np.float32)
     backbone = backbones.mlp((1,), units=16)
