@@ -84,6 +84,7 @@ class LitertStaticRuntime(LitertRuntime):
 
     name = "litert_static"
     files: tuple[str, ...] = (layout.LITERT_STATIC,)
+    remedy = "The litert runtime takes any number"
 
     def __init__(self, bundle: str | Path | Draft, threads: int = 1) -> None:
         super().__init__(bundle, threads)
@@ -134,8 +135,7 @@ class LitertStaticRuntime(LitertRuntime):
             size, held = sizes.get(axis, self._held[axis]), self._held[axis]
             if size > held or (axis == "features" and size != held):
                 raise ValueError(
-                    f"{self._file.name} has room for {held} {axis}. Received: {size}. "
-                    "The litert runtime takes any number"
+                    f"{self._file.name} has room for {held} {axis}. Received: {size}. {self.remedy}"
                 )
 
     def _pad(self, array: np.ndarray, axes: tuple[int | str, ...], value: float) -> np.ndarray:

@@ -33,6 +33,7 @@ class TflmRuntime(LitertStaticRuntime):
     name = "tflm"
     files = tuple(layout.TFLM.values())
     precision = "int8"
+    remedy = "Export with larger --ways or --rows"
 
     def _load(self, threads: int) -> dict[str, Function]:
         self._file = self.bundle / "tflm"

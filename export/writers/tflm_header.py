@@ -8,7 +8,7 @@ from anil_tf.export.signatures import TensorSpec
 if TYPE_CHECKING:
     from anil_tf.export.runtime.tflm import MicroFunction  # needs tflite-micro
 
-BYTES_PER_LINE = 16
+BYTES_PER_LINE = 32
 
 _TEMPLATE = """\
 // {file} for TensorFlow Lite Micro, written by anil-tf. Include it in one source file.
@@ -60,7 +60,7 @@ def write_header(path: Path, function: "MicroFunction") -> None:
         outputs=enumerate_tensors("OUT", function.outputs),
         size=len(content),
         lines="\n".join(
-            ", ".join(f"0x{byte:02x}" for byte in content[start : start + BYTES_PER_LINE]) + ","
+            ",".join(map(str, content[start : start + BYTES_PER_LINE])) + ","
             for start in range(0, len(content), BYTES_PER_LINE)
         ),
     )

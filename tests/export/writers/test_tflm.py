@@ -114,7 +114,7 @@ def test_a_header_holds_the_file_and_its_arena(micro_bundle, name):
     file = micro_bundle / layout.TFLM[name]
     header = file.with_name(f"anil_{name}.h").read_text()
     array = header.partition(f"anil_{name}[{file.stat().st_size}] = {{")[2].partition("}")[0]
-    assert bytes(int(byte, 16) for byte in re.findall("0x..", array)) == file.read_bytes()
+    assert bytes(map(int, re.findall(r"\d+", array))) == file.read_bytes()
     function = runtime.MicroFunction(name, file.read_bytes())
     assert f"ANIL_{name.upper()}_ARENA_BYTES = {function.arena_bytes} " in header
     for index, (key, tensor) in enumerate(function.inputs.items()):
