@@ -82,6 +82,13 @@ def test_one_arena_is_enough_for_the_program(functions):
     assert max(functions[name].arena_bytes for name in IN_PROGRAM) == functions["adapt"].arena_bytes
 
 
+def test_it_fits_a_small_chip(folder, functions):
+    size = {name: (folder / file).stat().st_size for name, file in layout.TFLM.items()}
+    assert size["features"] <= 130_000 and functions["features"].arena_bytes <= 32_000
+    assert size["adapt"] <= 24_000 and functions["adapt"].arena_bytes <= 64_000
+    assert size["predict"] <= 2_000 and functions["predict"].arena_bytes <= 16_000
+
+
 def test_sizes_are_those_of_the_page(folder, functions):
     for name, (flash, arena, *_) in rows_of("The files").items():
         size = (folder / layout.TFLM[name]).stat().st_size

@@ -37,17 +37,6 @@ def write(backbone, size, images, folder, room):
     }
 
 
-@pytest.mark.parametrize("rows", [5, 25])
-def test_the_omniglot_network_fits_a_small_chip(images, tmp_path, rows):
-    backbone = backbones.conv4_strided(pooling=False, cosine=True, invert=True)
-    found = write(backbone, 256, images, tmp_path / "bundle", Room(5, rows))
-    size = {name: (tmp_path / "bundle" / file).stat().st_size for name, file in layout.TFLM.items()}
-    assert size["features"] <= 130_000 and found["features"].arena_bytes <= 32_000
-    assert size["adapt"] <= 24_000 and found["adapt"].arena_bytes <= 64_000
-    assert size["predict"] <= 2_000 and found["predict"].arena_bytes <= 16_000
-    assert size["similarity"] <= 10_000 and found["similarity"].arena_bytes <= 40_000
-
-
 def test_an_arena_of_the_measured_size_is_enough(micro_bundle, tmp_path):
     # In a process of its own: where the arena is too small, the interpreter may crash.
     program = tmp_path / "program.py"
