@@ -88,7 +88,7 @@ class MicroFunction:
                 self._quantization = inputs[0]["quantization_parameters"]  # that of an image
                 self.inputs = _name(signature.inputs, graph.inputs, inputs)
                 self.outputs = _name(signature.outputs, graph.outputs, outputs)
-                self(**{key: np.zeros(axes, dtype) for key, (dtype, axes) in self.inputs.items()})
+                self(**{key: np.zeros(_shape(t), t.dtype) for key, t in self.inputs.items()})
                 interpreter.print_allocations()
             except RuntimeError as error:
                 reason = "; ".join(line for line in lines() if line.strip())
@@ -108,12 +108,12 @@ class MicroFunction:
 
     def __call__(self, **inputs: np.ndarray) -> Arrays:
         """Run it on arrays by name. Images are quantized as the file says: bytes minus 128."""
-        for index, (name, (dtype, axes)) in enumerate(self.inputs.items()):
-            array = inputs[name].reshape(axes)
-            if dtype == "int8" and array.dtype != np.int8:
+        for index, (name, tensor) in enumerate(self.inputs.items()):
+            array = inputs[name].reshape(_shape(tensor))
+            if tensor.dtype == "int8" and array.dtype != np.int8:
                 scaled = np.rint(array / self._quantization["scales"])
                 array = np.clip(scaled + self._quantization["zero_points"], -128, 127)
-            self._interpreter.set_input(array.astype(dtype, copy=False), index)
+            self._interpreter.set_input(array.astype(tensor.dtype, copy=False), index)
         self._interpreter.invoke()
         return {
             name: self._interpreter.get_output(index) for index, name in enumerate(self.outputs)
@@ -127,6 +127,10 @@ def _name(named: list[Any], order: Any, details: list[dict[str, Any]]) -> dict[s
         names[index]: TensorSpec(np.dtype(found["dtype"]).name, tuple(map(int, found["shape"])))
         for index, found in zip(order, details, strict=True)
     }
+
+
+def _shape(tensor: TensorSpec) -> tuple[int, ...]:
+    return tuple(map(int, tensor.axes))
 
 
 def _count_operators(model: Any) -> dict[str, int]:

@@ -112,7 +112,7 @@ def write_model_card(manifest: Manifest) -> str:
 def _tflm(manifest: Manifest) -> str:
     """The section on microcontrollers, with what each function needs; empty without one."""
     arenas = {p.runtime: p.arena_bytes for p in manifest.parity}.get("tflm", {})
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (name, f"{manifest.size(layout.TFLM[name]):,}", f"{arena:,}")
         for name, arena in arenas.items()
     ]
