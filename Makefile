@@ -28,8 +28,9 @@ docs-notebook: $(READY)
 	if [ -n "$$PHOTOS" ]; then PHOTOS=$$(cd "$$PHOTOS" && pwd) || exit; export PHOTOS; fi; \
 	cd build/tutorial && PATH="$(BIN):$$PATH" $(BIN)/jupyter nbconvert --to notebook --execute \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=1200 \
-	  --ExecutePreprocessor.coalesce_streams=True \
 	  --output-dir $(CURDIR)/docs tutorial.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --inplace --CoalesceStreamsPreprocessor.enabled=True \
+	  docs/tutorial.ipynb
 	$(BIN)/ruff format docs
 
 bench: $(READY)

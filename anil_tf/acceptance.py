@@ -44,6 +44,31 @@ def find_thresholds(
     return np.interp(-1 / np.maximum(counts, 1), -1 / np.array(table["shots"]), at_shots)
 
 
+def choose_share(
+    table: Mapping[str, Any],
+    counts: Sequence[int] | np.ndarray,
+    named: np.ndarray,
+    resembled: np.ndarray,
+) -> float:
+    """The share of images of known classes to accept that tells them best from given negatives.
+
+    It has the largest sum of two shares: the known images that are accepted, by the table, and the
+    negatives that are not (Youden 1950).
+
+    Args:
+        table: See `find_thresholds`.
+        counts: Number of images that each class was learned from, integers `[N]`.
+        named: Class that the head names for each negative, integers `[M]`.
+        resembled: Similarity of each negative to that class, `[M]`.
+    """
+    shares = np.arange(round(100 * table["rates"][0]), round(100 * table["rates"][-1]) + 1) / 100
+    rejected = [
+        np.mean(resembled < find_thresholds(table, counts, share)[named]) for share in shares
+    ]
+    sums = shares + rejected
+    return float(shares[len(sums) - 1 - np.argmax(sums[::-1])])  # of equals, the largest share
+
+
 def add_none(
     probabilities: np.ndarray, similarity: np.ndarray, thresholds: np.ndarray
 ) -> np.ndarray:

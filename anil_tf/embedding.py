@@ -23,6 +23,8 @@ from anil_tf.normalization import keeping_statistics
 from anil_tf.tasks import FLOATS, map_tasks, sizes
 
 Norm = Literal["batch", "frozen", "support", "task"]
+# With these the features of an image do not depend on those beside it once a model is trained.
+EXPORTED_NORMS: tuple[Norm, ...] = ("batch", "frozen")
 
 
 class Embedding:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from anil_tf import closed_form
 from anil_tf.closed_form import Tensors
+from anil_tf.embedding import EXPORTED_NORMS
 from anil_tf.heads import LinearHead
 
 FORMATS = ("tf_saved_model", "onnx", "litert")
@@ -110,7 +111,7 @@ def check_settings(model: Any) -> None:
         raise ValueError(
             "The exported inner loop has one learning rate: train with learn_inner_lr=true"
         )
-    if model.norm not in ("batch", "frozen"):
+    if model.norm not in EXPORTED_NORMS:
         raise ValueError(
             f"A model trained with norm='{model.norm}' normalises an image by those beside it. "
             "Exported, it would use moving averages that it was never trained or evaluated with: "

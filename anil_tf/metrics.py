@@ -1,4 +1,4 @@
-"""Accuracy over episodes, with its 95% confidence interval."""
+"""Accuracy over episodes, with its 95% confidence interval; and the area under a curve."""
 
 from typing import Any
 
@@ -29,6 +29,21 @@ def mean_and_ci95(values: ArrayLike) -> tuple[float, float]:
     if array.size < 2:
         raise ValueError(f"A confidence interval needs at least 2 episodes. Received: {array.size}")
     return float(array.mean()), float(_NORMAL_95 * array.std(ddof=1) / np.sqrt(array.size))
+
+
+def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
+    """The probability that a known image scores above an unknown one; ties count half.
+
+    The area under the curve of true against false positives (Hanley & McNeil 1982).
+
+    Args:
+        known: Scores `[n]`.
+        unknown: Scores `[m]`.
+    """
+    ordered = np.sort(unknown)
+    below = np.searchsorted(ordered, known, "left")
+    below_or_equal = np.searchsorted(ordered, known, "right")
+    return float((below + below_or_equal).mean() / (2 * len(unknown)))
 
 
 class _OverEpisodes(keras.metrics.Metric):

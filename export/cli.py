@@ -114,6 +114,12 @@ def verify(bundle: Path, json_file: Path | None) -> None:
 @click.option(
     "--remove", multiple=True, metavar="NAME", help="A class to remove from that head; repeatable."
 )
+@click.option(
+    "--negatives",
+    type=_FOLDER,
+    help="Images of none of the classes: the head then knows how readily an image is none of "
+    "these, and `anil predict` says so.",
+)
 @click.option("--output", required=True, type=_FILE, help="File for the head (.npz).")
 @click.option(
     "--steps",
@@ -131,6 +137,7 @@ def adapt(
     support: Path | None,
     known: Path | None,
     remove: tuple[str, ...],
+    negatives: Path | None,
     output: Path,
     steps: int | None,
     learning_rate: float | None,
@@ -142,15 +149,17 @@ def adapt(
     same --steps and --learning-rate the result is identical to learning all classes together. A
     class in both is learned only from its new images.
     """
-    from anil_tf.datasets.folder import list_classes
+    from anil_tf.datasets.folder import list_classes, list_pictures
     from anil_tf.export.predictor import Predictor
 
-    if not support and not remove:
+    if not (support or remove or (known and negatives)):
         raise ValueError("Say what to learn: --support DIR")
     if remove and not known:
         raise ValueError("Say which head to remove a class from: --from HEAD")
     predictor = Predictor(bundle, known, steps, learning_rate, progress=True)
+    unlike = list_pictures(negatives) if negatives else []
     predictor.change(list_classes(support) if support else {}, remove)
+    accept = predictor.fit_acceptance(unlike) if unlike else None
     predictor.save(output)
 
     counts, adapted = predictor.counts, predictor.adaptation
@@ -160,6 +169,11 @@ def adapt(
         f"Loss {adapted.initial_loss:.4f} before, {adapted.final_loss:.4f} after adaptation "
         f"({predictor.milliseconds:.1f} ms). Wrote {output}"
     )
+    if accept is not None:
+        click.echo(
+            f"{len(unlike)} images of none of the classes: {accept:.0%} of the images of known "
+            "classes are to be accepted, the others are none of these"
+        )
     write_json(
         json_file,
         {
@@ -168,6 +182,7 @@ def adapt(
             "final_loss": adapted.final_loss,
             "rows_used": adapted.rows_used,
             "adapt_milliseconds": predictor.milliseconds,
+            "accept": accept,
         },
     )
     say_next("predict", bundle, "--head", output, "IMAGE...")
@@ -181,7 +196,8 @@ def adapt(
     type=click.FloatRange(0, 1),
     metavar="SHARE",
     help="Share of the images of known classes to accept, such as 0.95; the others, and most "
-    "images of unknown classes, are none of these. [default: every image is one of the classes]",
+    "images of unknown classes, are none of these. [default: the share that `anil adapt` chose by "
+    "--negatives; without them, every image is one of the classes]",
 )
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=_FILE)
 @_json
@@ -197,6 +213,8 @@ def predict(
     from anil_tf.export.predictor import Predictor
 
     predictor = Predictor(bundle, head_file, progress=True)
+    if accept is None and predictor.head is not None:
+        accept = predictor.head.accept
     names = predictor.names if accept is None else (*predictor.names, NONE)
     predictions = []
     for path, row in zip(images, predictor.predict(images, accept=accept), strict=True):

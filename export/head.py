@@ -33,6 +33,8 @@ class Head(NamedTuple):
         support_features: float32 `[M, D]`.
         support_labels: int32 `[M]`, indices of names.
         backbone_sha256: sha256 of the backbone whose features the head reads, as in the manifest.
+        accept: Share of the images of known classes to accept, 0 to 1, that was chosen for this
+            head; None if none was. The others are none of these.
     """
 
     kernel: np.ndarray
@@ -41,6 +43,7 @@ class Head(NamedTuple):
     support_features: np.ndarray
     support_labels: np.ndarray
     backbone_sha256: str
+    accept: float | None = None
 
     @classmethod
     def without_support(
@@ -78,6 +81,8 @@ class Head(NamedTuple):
         """Write the head as an `.npz` file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = self._asdict() | {"names": np.array(self.names, np.str_)}
+        if self.accept is None:
+            del arrays["accept"]
         with replacing(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)
 
@@ -189,4 +194,7 @@ def _check(
         raise ValueError(
             f"support_labels must lie in 0..{ways - 1}. Received: {labels.min()}..{labels.max()}"
         )
-    return Head(**arrays, names=names, backbone_sha256=backbone)
+    accept = None if "accept" not in stored else float(stored["accept"])
+    if accept is not None and not 0 <= accept <= 1:
+        raise ValueError(f"accept must lie in 0..1. Received: {accept}")
+    return Head(**arrays, names=names, backbone_sha256=backbone, accept=accept)

@@ -51,15 +51,17 @@ class Parity(pydantic.BaseModel):
     """Agreement of a runtime with the float64 reference, on the episodes in the bundle.
 
     `accuracy` is that of the query images after adaptation, in 0..1, or null if the runtime cannot
-    measure it. `bytes` is the size of its files. `milliseconds` are medians with one thread:
-    `features` of one image, `adapt` with 10 and 100 steps and `predict` of an episode.
-    `arena_bytes` is the working memory of each function where the runtime has a fixed one, as
-    microcontrollers do.
+    measure it. `auroc` is the probability that a query image of a learned class is more similar to
+    its class than one of the other episode's classes; null if there is one episode. `bytes` is the
+    size of its files. `milliseconds` are medians with one thread: `features` of one image, `adapt`
+    with 10 and 100 steps and `predict` of an episode. `arena_bytes` is the working memory of each
+    function where the runtime has a fixed one, as microcontrollers do.
     """
 
     runtime: str
     checks: list[Check]
     accuracy: float | None = None
+    auroc: float | None = None
     bytes: int
     milliseconds: dict[str, float] = {}
     arena_bytes: dict[str, int] = {}
@@ -162,8 +164,15 @@ class Settings(pydantic.BaseModel):
             accept: Share of the images of known classes to accept.
 
         Raises:
-            ValueError: The bundle has no table, the table does not reach to this share, or the head
-                keeps no features of its images.
+            ValueError: As for `acceptance_table`, or the table does not reach to this share.
+        """
+        return find_thresholds(self.acceptance_table(counts), counts, accept)
+
+    def acceptance_table(self, counts: Sequence[int] | np.ndarray) -> dict[str, Any]:
+        """The table of acceptance, for a head with classes of these numbers of images.
+
+        Raises:
+            ValueError: The bundle has no table, or the head keeps no features of its images.
         """
         if self.acceptance is None:
             raise ValueError(
@@ -175,7 +184,7 @@ class Settings(pydantic.BaseModel):
                 "This head keeps no features of its images: it cannot say that an image is "
                 f"{NONE}. Learn its classes again"
             )
-        return find_thresholds(self.acceptance.model_dump(), counts, accept)
+        return self.acceptance.model_dump()
 
     def check_ways(self, ways: int) -> None:
         """Check the number of classes of a head.

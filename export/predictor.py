@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from anil_tf.acceptance import add_none
+from anil_tf.acceptance import add_none, choose_share
 from anil_tf.datasets.inputs import Images, class_names, list_images, read_pixels
 from anil_tf.datasets.pictures import order_names
 from anil_tf.export.head import Head, fit_head, read_head
@@ -194,9 +194,9 @@ class Predictor:
             self.head = self._adaptation = None
         else:
             start = time.perf_counter()
-            self.head, self._adaptation = fit_head(
-                self.runtime, support, self.learning_rate, self.steps
-            )
+            accept = None if self.head is None else self.head.accept
+            head, self._adaptation = fit_head(self.runtime, support, self.learning_rate, self.steps)
+            self.head = head._replace(accept=accept)
             self.milliseconds = 1000 * (time.perf_counter() - start)
         self._support = support
 
@@ -251,6 +251,31 @@ class Predictor:
         if thresholds is None:
             return probabilities
         return add_none(probabilities, self._similarity(features, head), thresholds)
+
+    def fit_acceptance(self, negatives: Images) -> float:
+        """Choose how readily an image is none of the classes, by images that are.
+
+        The head keeps the result as `head.accept`, and `anil predict` uses it. It is the share that
+        tells these images best from images of the learned classes; see
+        `anil_tf.acceptance.choose_share`.
+
+        Args:
+            negatives: Images of none of the classes; twenty or more say something.
+
+        Returns:
+            The share of the images of known classes to accept, for `predict(accept=...)`.
+
+        Raises:
+            ValueError: As for `predict` with `accept`.
+        """
+        head = self._learned()
+        table = self.runtime.manifest.acceptance_table(head.counts)
+        features = self.features(negatives)
+        named = self.runtime.predict(features, head.kernel, head.bias)[1].argmax(axis=1)
+        resembled = self._similarity(features, head)[np.arange(len(named)), named]
+        share = choose_share(table, head.counts, named, resembled)
+        self.head = head._replace(accept=share)
+        return share
 
     def similarity(self, images: Images, head: Head | None = None) -> np.ndarray:
         """Similarities float32 `[n, N]` of n images to the classes, from -1 to 1.

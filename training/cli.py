@@ -185,6 +185,7 @@ def evaluate(
 ) -> None:
     """Measure accuracy on unseen classes, before and after adaptation."""
     import_tensorflow()
+    from anil_tf.embedding import EXPORTED_NORMS
     from anil_tf.training.evaluate import describe, evaluate_path
 
     chosen = {
@@ -209,7 +210,7 @@ def evaluate(
     write_json(json_path, figures)
     if (path / "manifest.json").is_file():
         say_next("adapt", path, "--support", "DIR", "--output", "head.npz")
-    elif "mse" not in figures and figures["norm"] in ("batch", "frozen"):
+    elif "mse" not in figures and figures["norm"] in EXPORTED_NORMS:
         say_next("export", path, "--output", "BUNDLE")
     elif "mse" not in figures:  # such a norm is not exported
         say_next_step("analyze", path)

@@ -8,7 +8,14 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from anil_tf.datasets.images import ClassImages
-from anil_tf.datasets.pictures import Shape, describe_left_out, find_classes, read_image
+from anil_tf.datasets.pictures import (
+    Shape,
+    describe_left_out,
+    find_classes,
+    is_leftover,
+    read_image,
+    why_left_out,
+)
 from anil_tf.datasets.splits import SPLITS
 
 
@@ -29,6 +36,34 @@ def list_classes(root: Path) -> dict[str, list[Path]]:
     """
     (classes,) = _list([root])
     return classes
+
+
+def list_pictures(root: Path) -> list[Path]:
+    """The image files in a folder and in the folders below it, in the order of their paths.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It holds no image.
+
+    Warns:
+        UserWarning: Files were left out; the reasons are named, with an example of each.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder of images")
+    found: list[Path] = []
+    left_out: dict[str, list[Path]] = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_dir() or any(map(is_leftover, (path, *path.relative_to(root).parents))):
+            continue
+        if reason := why_left_out(path):
+            left_out.setdefault(reason, []).append(path)
+        else:
+            found.append(path)
+    if text := describe_left_out(left_out, root):
+        warnings.warn(text, stacklevel=2)
+    if not found:
+        raise ValueError(f"{root} holds no image")
+    return found
 
 
 def list_splits(root: Path) -> dict[str, dict[str, list[Path]]]:

@@ -47,6 +47,7 @@ function show({ name, image_shape: shape }) {
   find("#learn").onclick = () => guard(learn);
   find("#save").onclick = () => guard(save);
   find("#open").onchange = (event) => guard(() => openHead(event.target));
+  if (model.knowsNone) showCaution(model.manifest.acceptance);
   find("#photo").onchange = (event) =>
     guard(async () => {
       for (const photo of await readPhotos(event.target)) paper.show(photo);
@@ -137,7 +138,6 @@ function addExample(owner) {
 function keepExample(owner, features, shown) {
   const thumbnail = document.createElement("button");
   thumbnail.type = "button";
-  thumbnail.title = "Remove this example";
   thumbnail.append(shown);
   const example = { features, thumbnail };
   thumbnail.onclick = () => {
@@ -244,6 +244,7 @@ async function save() {
     supportFeatures: rows,
     supportLabels: labels,
     backbone: model.manifest.backbone_sha256,
+    accept: model.knowsNone ? find("#accept").value / 100 : undefined,
   });
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([bytes]));
@@ -278,6 +279,8 @@ async function openHead(input) {
     labels: opened.supportLabels,
     features: new Tensor("float32", opened.supportFeatures, [opened.supportLabels.length, size]),
   };
+  if (opened.accept !== undefined) find("#accept").value = Math.round(100 * opened.accept);
+  showShare();
   find("#learn").disabled = true;
   find("#status").textContent = `Opened ${plural(ways, "class", "classes")} from ${file.name}.`;
   refresh();
@@ -288,6 +291,23 @@ function paperChanged() {
   if (head) predict();
 }
 
+/** Let the reader choose the share of known things to name; the others are none of these. */
+function showCaution({ rates }) {
+  const slider = find("#accept");
+  slider.min = Math.ceil(100 * rates[0]);
+  slider.max = Math.floor(100 * rates.at(-1));
+  find("#caution").hidden = false;
+  slider.oninput = () => {
+    showShare();
+    if (head) predict();
+  };
+  showShare();
+}
+
+function showShare() {
+  find("#share").textContent = `${find("#accept").value} %`;
+}
+
 function enableTools() {
   const blank = paper.isBlank;
   find("#hint").hidden = !blank;
@@ -295,7 +315,6 @@ function enableTools() {
   find("#save").disabled = !head;
 }
 
-const ACCEPT = 0.95; // share of the drawings of known classes to name; the others are none of these
 let predicting = false;
 let outdated = false;
 
@@ -310,12 +329,8 @@ function predict() {
         while (outdated) {
           outdated = false;
           const used = head;
-          const options = model.knowsNone && used?.labels.length ? { accept: ACCEPT } : {};
-          const answer =
-            used && !paper.isBlank
-              ? (await model.predict([readPaper()], used, options))[0]
-              : null;
-          if (used === head) showProbabilities(answer);
+          const answer = used && !paper.isBlank ? await judge(used) : {};
+          if (used === head) showProbabilities(answer.probabilities, answer.basis);
         }
       } finally {
         predicting = false;
@@ -324,7 +339,25 @@ function predict() {
   );
 }
 
-function showProbabilities(probabilities) {
+/** What a head says of the paper, and the example that this rests on: the most similar one. */
+async function judge(used) {
+  const features = await model.features([readPaper()]);
+  const seesExamples = model.knowsNone && used.labels.length;
+  const accept = seesExamples ? find("#accept").value / 100 : undefined;
+  const [probabilities] = await model.predict(features, used, { accept });
+  const best = probabilities.indexOf(Math.max(...probabilities));
+  if (!seesExamples || best === classes.length) return { probabilities };
+  const [similarities] = await model.similarityToExamples(features, used);
+  const own = similarities.filter((_, i) => used.labels[i] === best);
+  return { probabilities, basis: classes[best].examples[own.indexOf(Math.max(...own))] };
+}
+
+function showProbabilities(probabilities, basis) {
+  for (const example of classes.flatMap(({ examples }) => examples)) {
+    const { thumbnail } = example;
+    thumbnail.classList.toggle("basis", example === basis);
+    thumbnail.title = example === basis ? "The most similar example. Remove it" : "Remove this example";
+  }
   const best = probabilities ? probabilities.indexOf(Math.max(...probabilities)) : -1;
   const bars = classes.map((each, label) => {
     const bar = find("#bar").content.firstElementChild.cloneNode(true);
@@ -338,9 +371,11 @@ function showProbabilities(probabilities) {
   find("#bars").replaceChildren(...(probabilities ? bars : []));
   let verdict = "Draw or photograph an example, then add it to its class.";
   if (head) verdict = "Draw or photograph something new: the bars show what it is.";
-  if (probabilities) verdict = best < classes.length ? nameOf(classes[best]) : "None of these";
+  const none = best === classes.length;
+  if (probabilities) verdict = none ? "None of these" : nameOf(classes[best]);
   find("#verdict").textContent = verdict;
-  find("#verdict").classList.toggle("spoken", Boolean(probabilities));
+  find("#verdict").classList.toggle("spoken", Boolean(probabilities) && !none);
+  find("#verdict").classList.toggle("none", none);
 }
 
 function nameOf({ row }) {

@@ -114,11 +114,12 @@ export class FewShot {
    *
    * With `accept`, the share of the images of known classes to accept, each array has one more
    * number, the last. It is 1, and the others are 0, for an image that is none of the classes.
+   * In place of `images` their `features` will do, here and in the functions below.
    */
   async predict(images, head, { accept } = {}) {
     const { kernel, bias } = head;
     const thresholds = accept === undefined ? null : this.thresholds(head, accept);
-    const features = await this.features(images);
+    const features = await this.#featuresOf(images);
     const { probabilities } = await this.sessions.predict.run({ features, kernel, bias });
     const rows = cutRows(probabilities);
     if (!thresholds) return rows;
@@ -133,7 +134,13 @@ export class FewShot {
   /** The similarity of each image to each class, from -1 to 1: a Float32Array for each image. */
   async similarity(images, head) {
     if (!this.sessions.similarity) throw new Error("This bundle has no function similarity.");
-    return cutRows(await this.#similarity(await this.features(images), head));
+    return cutRows(await this.#similarity(await this.#featuresOf(images), head));
+  }
+
+  /** The similarity of each image to each image that a head was learned from, as `similarity`. */
+  async similarityToExamples(images, { features, labels }) {
+    const each = { features, labels: labels.map((_, i) => i), bias: { dims: [labels.length] } };
+    return this.similarity(images, each);
   }
 
   async #similarity(features, head) {
@@ -182,6 +189,10 @@ export class FewShot {
       rows.set(features.data, start * this.manifest.feature_size);
     }
     return new this.ort.Tensor("float32", rows, [images.length, this.manifest.feature_size]);
+  }
+
+  #featuresOf(images) {
+    return Array.isArray(images) ? this.features(images) : images;
   }
 
   #int32(values, dims) {

@@ -12,9 +12,11 @@ const NUMBERS = { "<f4": Float32Array, "<f8": Float64Array, "<i4": Int32Array, "
  * The bytes of a file.
  *
  * `kernel` has shape [D, ways], by rows; `names` one name per class; `supportFeatures` [rows, D] and
- * `supportLabels` [rows] are what it was learned from.
+ * `supportLabels` [rows] are what it was learned from; `accept`, if there is one, is the share of
+ * images of known classes to accept.
  */
-export async function writeHead({ kernel, bias, names, supportFeatures, supportLabels, backbone }) {
+export async function writeHead(head) {
+  const { kernel, bias, names, supportFeatures, supportLabels, backbone, accept } = head;
   const size = kernel.length / names.length;
   const arrays = {
     kernel: writeArray("<f4", [size, names.length], Float32Array.from(kernel)),
@@ -24,6 +26,7 @@ export async function writeHead({ kernel, bias, names, supportFeatures, supportL
     support_labels: writeArray("<i4", [supportLabels.length], Int32Array.from(supportLabels)),
     backbone_sha256: writeTexts([], [backbone]),
   };
+  if (accept !== undefined) arrays.accept = writeArray("<f8", [], Float64Array.of(accept));
   const files = Object.entries(arrays).map(([name, bytes]) => [`${name}.npy`, bytes]);
   const { zipSync } = await import(ZIP);
   return zipSync(Object.fromEntries(files), { level: 0 });
@@ -31,7 +34,7 @@ export async function writeHead({ kernel, bias, names, supportFeatures, supportL
 
 /** What `writeHead` takes, from a file. Throws where it is no head, or one of another model. */
 export async function readHead(bytes, manifest) {
-  const { kernel, bias, names, rows, labels: supportLabels, backbone } = await open(bytes);
+  const { kernel, bias, names, rows, labels: supportLabels, backbone, accept } = await open(bytes);
   const { feature_size: size, backbone_sha256: own, name } = manifest;
   if (backbone !== own) throw new Error(`This head was made with another model than “${name}”.`);
   const ways = names.length;
@@ -42,9 +45,10 @@ export async function readHead(bytes, manifest) {
     bias.length === ways &&
     rows.length === size * supportLabels.length &&
     supportLabels.every((label) => label >= 0 && label < ways) &&
-    [kernel, bias, rows].every((values) => values.every(Number.isFinite));
+    [kernel, bias, rows].every((values) => values.every(Number.isFinite)) &&
+    (accept === undefined || (accept >= 0 && accept <= 1));
   if (!fits) throw new Error("This head is damaged.");
-  return { kernel, bias, names, supportFeatures: rows, supportLabels, backbone };
+  return { kernel, bias, names, supportFeatures: rows, supportLabels, backbone, accept };
 }
 
 async function open(bytes) {
@@ -61,6 +65,7 @@ async function open(bytes) {
       rows: known ? Float32Array.from(read("support_features")) : new Float32Array(),
       labels: known ? Array.from(read("support_labels"), Number) : [],
       backbone: read("backbone_sha256")[0],
+      accept: "accept.npy" in files ? read("accept")[0] : undefined,
     };
   } catch (error) {
     throw new Error(`This file is not a head that anil-tf saved. (${error.message})`);

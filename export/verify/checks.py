@@ -9,6 +9,7 @@ from anil_tf.export.runtime.base import BundleRuntime
 from anil_tf.export.runtime.registry import RUNTIMES, open_bundle
 from anil_tf.export.verify.cases import INT8_BOUND, Case, list_cases, measure, measure_rows
 from anil_tf.export.verify.episodes import ReferenceEpisodes
+from anil_tf.metrics import auroc
 
 TIMED_STEPS = (10, 100)
 
@@ -52,6 +53,7 @@ def check(runtime: BundleRuntime, episodes: ReferenceEpisodes) -> Parity:
         runtime=runtime.name,
         checks=checks,
         accuracy=_accuracy(runtime, episodes) if runs else None,
+        auroc=_auroc(runtime, episodes) if runs else None,
         bytes=sum(map(runtime.manifest.size, runtime.files)),
         milliseconds=_time(runtime, episodes) if runs else {},
         arena_bytes=runtime.arena_bytes,
@@ -93,6 +95,24 @@ def _accuracy(runtime: BundleRuntime, episodes: ReferenceEpisodes) -> float | No
     return float(np.mean(right))
 
 
+def _auroc(runtime: BundleRuntime, episodes: ReferenceEpisodes) -> float | None:
+    """AUROC of an episode's queries against those of the other episode, which has other classes."""
+    needed = {"features", "initial_head", "adapt", "predict", "similarity"}
+    if len(episodes.query_labels) < 2 or not needed <= runtime.signatures.keys():
+        return None
+    scores: list[np.ndarray] = []
+    first, second = episodes.each()
+    for episode, other in ((first, second), (second, first)):
+        queries = np.concatenate([episode["query_x"], other["query_x"]])
+        judged = episode | {"query_x": queries}
+        _, logits = runtime.adapt_and_predict(judged, episodes.ways, runtime.inner_steps)
+        similar = runtime.similarities(judged, episodes.ways)
+        resembled = np.take_along_axis(similar, logits.argmax(axis=1)[:, np.newaxis], axis=1)
+        scores.append(resembled[:, 0].reshape(2, -1))
+    known, unknown = np.concatenate(scores, axis=1)
+    return auroc(known, unknown)
+
+
 def _time(runtime: BundleRuntime, episodes: ReferenceEpisodes) -> dict[str, float]:
     v = episodes
     head = {"kernel": v.kernel, "bias": v.bias}
@@ -116,14 +136,15 @@ def format_parity(parity: list[Parity]) -> str:
     timed = ("features", *(f"adapt {steps}" for steps in TIMED_STEPS), "predict")
     signatures = ("features", "adapt", "predict", "similarity")
     header: list[tuple[str, ...]] = [
-        ("", "difference", "", "", "", "", "", "ms", "", "", "", ""),
-        ("runtime", *signatures, "accuracy", "kB", *timed, ""),
+        ("", "difference", "", "", "", "", "", "", "ms", "", "", "", ""),
+        ("runtime", *signatures, "accuracy", "AUROC", "kB", *timed, ""),
     ]
     rows = [
         (
             p.runtime,
             *(_worst(p.checks, signature) for signature in signatures),
             "-" if p.accuracy is None else f"{p.accuracy:.1%}",
+            "-" if p.auroc is None else f"{p.auroc:.3f}",
             f"{p.bytes / 1000:.0f}",
             *(f"{p.milliseconds[name]:.3f}" if name in p.milliseconds else "-" for name in timed),
             "ok" if p.ok else "FAILED",

@@ -113,6 +113,8 @@ def learn(arguments: argparse.Namespace) -> None:
         raise ValueError(f"adaptation failed: the loss is {after}")
     head = {"kernel": kernel, "bias": bias, "names": np.array(names, np.str_)}
     head |= {"support_features": support, "support_labels": labels}
+    if arguments.known and "accept" in (earlier := read_head(arguments.known)):
+        head["accept"] = earlier["accept"]
     beside = arguments.output.with_name(f".{arguments.output.name}.part")
     with beside.open("wb") as file:
         np.savez(file, **head, backbone_sha256=np.array(manifest()["backbone_sha256"]))
@@ -131,8 +133,9 @@ def predict(arguments: argparse.Namespace) -> None:
     rows = features(arguments.images)
     inputs = {"features": rows, "kernel": head["kernel"], "bias": head["bias"]}
     _, probabilities = session("predict").run(None, inputs)
-    if arguments.accept is not None:
-        probabilities = reject(rows, probabilities, head, arguments.accept)
+    accept = head.get("accept") if arguments.accept is None else arguments.accept
+    if accept is not None:
+        probabilities = reject(rows, probabilities, head, float(accept))
         names.append(NONE)
     for file, row in zip(arguments.images, probabilities, strict=True):
         best = [column for column in np.argsort(-row)[:5] if names[column] != NONE or row[column]]

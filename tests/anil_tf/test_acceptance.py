@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anil_tf.acceptance import add_none, find_thresholds
+from anil_tf.acceptance import add_none, choose_share, find_thresholds
 
 TABLE = {
     "rates": [0.8, 0.9, 0.99],
@@ -35,6 +35,16 @@ def test_each_class_has_the_threshold_of_its_own_shots():
 def test_a_share_beyond_the_table_is_rejected(accept):
     with pytest.raises(ValueError, match=r"accept must lie in 0.8..0.99. Received: "):
         find_thresholds(TABLE, [1], accept)
+
+
+def test_the_share_to_accept_is_the_largest_that_still_tells_negatives_apart():
+    def chosen(*resembled):
+        resembled = np.array(resembled)
+        return choose_share(TABLE, [1, 1], np.zeros(len(resembled), int), resembled)
+
+    assert chosen(0.0, -0.2) == pytest.approx(0.99)  # unlike everything: accept the most
+    assert chosen(0.55, 0.5, 0.54) == pytest.approx(0.92)  # where the threshold is 0.556
+    assert chosen(0.95, 0.97) == pytest.approx(0.99)  # no threshold tells them apart
 
 
 def test_an_image_is_judged_by_the_class_that_it_is_named():

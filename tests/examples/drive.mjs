@@ -108,6 +108,24 @@ const scenarios = {
     return { answers, sum: percents.reduce((sum, text) => sum + parseInt(text), 0) };
   },
 
+  /** What is said of a cross at the least and at the largest share of drawings to name. */
+  async none(page) {
+    await teach(page, 2);
+    await draw(page, "cross", 77);
+    await answer(page);
+    const seen = { bases: [], shares: [], said: [], seesVerdict: [] };
+    for (const key of ["End", "Home"]) {
+      await page.locator("#accept").press(key);
+      await page.waitForTimeout(300); // the last call of the model
+      const owners = await page.locator("#classes li:has(.basis) .name").all();
+      seen.bases.push(await Promise.all(owners.map((owner) => owner.inputValue())));
+      seen.shares.push(await page.locator("#share").textContent());
+      seen.said.push(await page.locator("#verdict").textContent());
+      seen.seesVerdict.push(await page.locator("#verdict").evaluate(isVisible));
+    }
+    return seen;
+  },
+
   /** For the README. */
   async picture(page) {
     await teach(page, 3);

@@ -1,6 +1,5 @@
 """The page in headless Chromium: it learns what is drawn, on its own machine, on a phone too."""
 
-import json
 import shutil
 from urllib.parse import urlparse
 
@@ -108,14 +107,12 @@ def test_a_runtime_that_is_not_whole_says_what_to_run(drive, serve, page_copy):
     assert "npm ci" in seen["problem"] and not seen["usable"]
 
 
-def test_a_drawing_unlike_its_class_is_none_of_these(drive, serve, page_copy):
-    bundle = (page_copy / "bundle").resolve()
-    (page_copy / "bundle").unlink()
-    file = shutil.copytree(bundle, page_copy / "bundle") / "manifest.json"
-    manifest = json.loads(file.read_text())
-    manifest["acceptance"]["thresholds"] = [[2, 2], [2, 2]]  # no drawing is so similar
-    file.write_text(json.dumps(manifest))
-    assert set(drive("learn", at=serve(page_copy))["answers"].values()) == {"None of these"}
+def test_it_says_none_of_these_and_what_an_answer_rests_on(drive, tmp_path):
+    seen = drive("none", picture=tmp_path / "page.png")
+    assert seen["shares"] == ["99 %", "50 %"]
+    assert seen["said"] == ["cross", "None of these"]
+    assert seen["bases"] == [["cross"], []]
+    assert seen["seesVerdict"] == [False, True]  # the bars are seen in its place
 
 
 @pytest.mark.parametrize(
@@ -182,6 +179,7 @@ def test_what_was_learned_is_saved_and_opened_again_by_the_page_and_by_python(
     assert sorted(head.names) == ["circle", "cross", "zigzag"]
     assert set(head.counts.values()) == {2}
     saved = head.head
+    assert saved.accept == 0.95
     support = {
         name: saved.support_features[saved.support_labels == label]
         for label, name in enumerate(saved.names)

@@ -117,6 +117,24 @@ def test_predict_says_none_of_these_where_a_share_is_to_be_accepted(
     assert_refused(anil(*predict, "--accept", "0.1"), "accept must lie in 0.5..0.99")
 
 
+@pytest.mark.filterwarnings("default:Left out")
+def test_negatives_choose_what_predict_accepts(bundle, pictures, head, tmp_path):
+    mixed = shutil.copytree(pictures, tmp_path / "mixed")
+    (mixed / "dark" / "notes.txt").write_text("no picture")
+    unlike = tmp_path / "unlike.npz"
+    words = ["adapt", bundle, "--from", head, "--negatives", mixed, "--output", unlike]
+    result = anil(*words)
+    assert "Left out 1 file" in result.stderr and "notes.txt" in result.stderr
+    assert "9 images of none of the classes: 62% of the images" in result.stdout, result.output
+    picture = pictures / "dark" / "0.png"
+    predict = ["predict", bundle, "--head", unlike, picture]
+    assert anil(*predict).stdout == f"{picture}: none of these\n"
+    assert "none" not in anil(*predict, "--accept", "0.99").stdout
+    assert_refused(anil(*words[:5], tmp_path / "nothing", *words[6:]), "nothing")
+    (tmp_path / "empty").mkdir()
+    assert_refused(anil(*words[:5], tmp_path / "empty", *words[6:]), "empty holds no image")
+
+
 def test_adapt_reports_classes_counts_and_losses(bundle, pictures, tmp_path):
     figures = tmp_path / "figures.json"
     output = tmp_path / "head.npz"

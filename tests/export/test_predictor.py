@@ -73,6 +73,28 @@ def test_an_image_unlike_its_class_is_none_of_these(predictor, drawings):
     np.testing.assert_array_equal(predictor.predict(queries, accept=0.9)[:, :-1], probabilities)
 
 
+def test_own_negatives_choose_the_share_to_accept(predictor, drawings, bundle, tmp_path):
+    queries = np.stack([drawings[name][0] for name in GREYS])
+    similarity = predictor.similarity(queries)
+    with_acceptance(predictor, 1.0, float(similarity.max()) - 0.01)
+    share = predictor.fit_acceptance(queries)  # all alike enough at a share of 0.9
+    assert 0.5 <= share < 0.9
+    assert predictor.predict(queries, accept=share)[:, -1].all()
+    assert predictor.fit_acceptance(255 - queries) >= share
+    predictor.save(tmp_path / "head.npz")
+    kept = Predictor(bundle, tmp_path / "head.npz")
+    assert kept.head.accept == predictor.head.accept
+    kept.remove_class("grey")
+    assert kept.head.accept == predictor.head.accept
+
+
+@pytest.mark.parametrize("accept", [-0.1, 1.5, np.nan])
+def test_a_share_that_is_none_is_a_damaged_head(predictor, bundle, tmp_path, accept):
+    predictor.head._replace(accept=accept).write(tmp_path / "head.npz")
+    with pytest.raises(ValueError, match=r"is damaged: accept must lie in 0..1"):
+        Predictor(bundle, tmp_path / "head.npz")
+
+
 def test_similarity_needs_what_the_head_keeps(predictor, drawings):
     head = predictor.head
     bare = Head.without_support(head.kernel, head.bias, head.names, head.backbone_sha256)

@@ -20,6 +20,7 @@ from anil_tf.training.recipe import Recipe, read_recipe
 from anil_tf.training.report.pictures import Answered, draw_episodes
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import make_sampler, make_samplers
+from anil_tf.training.scoring.open_set import measure_run
 
 
 def small_recipe(*overrides: str) -> Recipe:
@@ -150,6 +151,17 @@ def test_a_run_keeps_the_thresholds_of_its_validation_classes(run, tree, tmp_pat
     training.train(small_recipe(), copy, tree, resume=True)
     again = json.loads((copy / "metrics.json").read_text())["acceptance"]
     np.testing.assert_allclose(again["thresholds"], kept["thresholds"], atol=1e-5)
+
+
+@pytest.mark.parametrize(("norm", "exported"), [("frozen", True), ("task", False)])
+def test_thresholds_are_measured_for_what_can_be_exported(run, tree, tmp_path, norm, exported):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    recipe = (copy / "recipe.toml").read_text()
+    (copy / "recipe.toml").write_text(recipe.replace('norm = "batch"', f'norm = "{norm}"'))
+    directory = RunDirectory(copy)
+    assert directory.read_recipe().model.norm == norm
+    classes = directory.read_recipe().data.load_split("val", tree)
+    assert (measure_run(directory, classes) is not None) == exported
 
 
 def test_an_open_set_evaluation_is_kept_apart_from_the_accuracy(run, tree, tmp_path):

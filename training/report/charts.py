@@ -11,6 +11,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
 from anil_tf.training.report.classes import Confusion, FeatureView
 from anil_tf.training.report.pictures import Answered, draw_episode
+from anil_tf.training.report.unknown import UnknownClasses
 
 WIDTH = 4.8  # inches: text of 9 points is then as large as the page's on a phone
 BLUE, ORANGE, GREY = "#0969da", "#bc4c00", "#8c959f"
@@ -150,6 +151,40 @@ def draw_features(view: FeatureView) -> bytes:
                 _thumbnail(image, 0.2), points.mean(axis=0), pad=0.1, bboxprops={"ec": color}
             )
         )
+    return _png(figure)
+
+
+def draw_reliability(bins: Sequence[dict[str, float]]) -> bytes:
+    """Accuracy against the largest probability, one point for each bin of `calibration`."""
+    figure, axes = _chart("probability of the named class", "accuracy", height=4.2)
+    total = sum(one["queries"] for one in bins)
+    axes.plot((0, 1), (0, 1), color=GREY, lw=1)
+    axes.scatter(
+        [one["confidence"] for one in bins],
+        [one["accuracy"] for one in bins],
+        [12 + 400 * one["queries"] / total for one in bins],
+        color=BLUE,
+        alpha=0.75,
+        linewidths=0,
+    )
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.04)
+    return _png(figure)
+
+
+def draw_let_through(found: UnknownClasses) -> bytes:
+    """Images of unknown classes, and below each an image of the class that it was taken for."""
+    count = len(found.images)
+    figure = Figure(figsize=(WIDTH, 2 * WIDTH / max(count, 4) + 0.4), layout="constrained")
+    grid = figure.subplots(2, max(count, 4), squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for column, similarity in enumerate(found.similarities):
+        for axes, images in zip(grid[:, column], (found.images, found.taken_for), strict=True):
+            axes.imshow(images[column].squeeze(), cmap="gray", vmin=0, vmax=255)
+        grid[1, column].set_title(f"{similarity:.2f}", fontsize=9)
     return _png(figure)
 
 

@@ -11,6 +11,7 @@ from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.training.evaluate import evaluate_episodes
 from anil_tf.training.report.classes import Confusion, FeatureView, confuse, view_features
 from anil_tf.training.report.pictures import Answered
+from anil_tf.training.report.unknown import UnknownClasses, face_unknown
 from anil_tf.training.run import FinishedRun
 
 SHOTS = (1, 2, 5, 10, 20)
@@ -36,6 +37,7 @@ class Measurements:
         waves: Test episodes of a regression; see `waves`.
         features: Features of unseen classes; None for a regression.
         confusion: The hardest classes; None for a regression.
+        unknown: How images of unknown classes are judged; None where they cannot be.
     """
 
     tested: FinishedRun
@@ -51,13 +53,20 @@ class Measurements:
     waves: list[dict[str, Sequence[float]]]
     features: FeatureView | None
     confusion: Confusion | None
+    unknown: UnknownClasses | None
 
     def to_json(self) -> dict[str, Any]:
         """The numbers, for a JSON file."""
-        figures = {"evaluate": self.evaluate, "shots": self.shots, "steps": self.steps}
-        if self.confusion is None:
-            return figures
-        return {**figures, "hard_classes": self.confusion.to_json()}
+        figures: dict[str, Any] = {
+            "evaluate": self.evaluate,
+            "shots": self.shots,
+            "steps": self.steps,
+        }
+        if self.confusion is not None:
+            figures["hard_classes"] = self.confusion.to_json()
+        if self.unknown is not None:
+            figures["unknown_classes"] = self.unknown.figures
+        return figures
 
 
 def measure_run(tested: FinishedRun, episodes: int) -> Measurements:
@@ -84,6 +93,7 @@ def measure_run(tested: FinishedRun, episodes: int) -> Measurements:
         waves=waves(tested),
         features=view_features(tested),
         confusion=confuse(tested, episodes),
+        unknown=face_unknown(tested, episodes),
     )
 
 

@@ -79,6 +79,8 @@ def render(measured: Measurements, bundle: Path | None, manifest: Manifest | Non
         *sections.episodes(measured),
         *sections.features(measured),
         *sections.confusion(measured),
+        *sections.reliability(measured),
+        *sections.unknown(measured),
         *_analysis(directory),
         *(_bundle(manifest) if manifest else ()),
         *_origin(directory),

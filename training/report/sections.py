@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from anil_tf.training.evaluate import describe
 from anil_tf.training.report import charts, html
 from anil_tf.training.report.measure import Measurements
 from anil_tf.training.wording import value
@@ -140,3 +141,39 @@ def confusion(measured: Measurements) -> list[str]:
         html.paragraph(text),
         html.pictures([image, html.table(header, confusion.rows)]),
     ]
+
+
+def reliability(measured: Measurements) -> list[str]:
+    """How honest the probabilities are."""
+    figures = measured.evaluate
+    if "reliability" not in figures:
+        return []
+    text = (
+        "Of the queries that the model names with a probability of 90 %, nine in ten should be "
+        "named rightly. Each point is a bin of queries; its area shows how many. Points below the "
+        f"line are too sure. The mean distance to it is {figures['ece']:.3f} (expected calibration "
+        f"error), the negative log-likelihood {figures['negative_log_likelihood']:.3f}."
+    )
+    image = html.picture(
+        charts.draw_reliability(figures["reliability"]), "Accuracy against probability"
+    )
+    return [html.heading("Probabilities"), html.paragraph(text), html.pictures([image])]
+
+
+def unknown(measured: Measurements) -> list[str]:
+    """What the model says to images of classes that it was never taught."""
+    found = measured.unknown
+    if found is None:
+        return []
+    text = f"Each episode also shows images of as many unknown classes. {describe(found.figures)}."
+    heading = html.heading("None of these")
+    if not len(found.images):
+        return [heading, html.paragraph(text)]
+    shown = (
+        f"{text} Above: of the images of unknown classes that were let through, those most similar "
+        "to a learned class. Below each: an image of that class, and the similarity."
+    )
+    image = html.picture(
+        charts.draw_let_through(found), "Images of unknown classes that were let through"
+    )
+    return [heading, html.paragraph(shown), html.pictures([image])]

@@ -1,9 +1,11 @@
 """How honest the probabilities of a model are."""
 
+from typing import Any
+
 import numpy as np
 
 
-def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict[str, float]:
+def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict[str, Any]:
     """How honest probabilities are.
 
     Args:
@@ -13,8 +15,10 @@ def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict[
 
     Returns:
         `ece`, the expected calibration error: the mean difference between the largest probability
-        and the accuracy, over bins of the largest probability (Guo et al. 2017); and
-        `negative_log_likelihood`, the mean of minus the logarithm of the probability of the class.
+        and the accuracy, over bins of the largest probability (Guo et al. 2017);
+        `negative_log_likelihood`, the mean of minus the logarithm of the probability of the class;
+        and `reliability`, for each bin that has queries their number (`queries`), mean largest
+        probability (`confidence`) and `accuracy`.
     """
     logits = logits.astype(np.float64)
     logits = logits - logits.max(axis=1, keepdims=True)
@@ -22,8 +26,17 @@ def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict[
     largest = np.exp(logs.max(axis=1))
     right = logs.argmax(axis=1) == labels
     place = np.minimum((largest * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, largest - right, bins)
+    reliability = [
+        {
+            "queries": int(np.sum(place == index)),
+            "confidence": float(largest[place == index].mean()),
+            "accuracy": float(right[place == index].mean()),
+        }
+        for index in np.unique(place)
+    ]
+    gaps = [bin["queries"] * abs(bin["confidence"] - bin["accuracy"]) for bin in reliability]
     return {
-        "ece": float(np.abs(gaps).sum() / len(labels)),
+        "ece": sum(gaps) / len(labels),
         "negative_log_likelihood": float(-logs[np.arange(len(labels)), labels].mean()),
+        "reliability": reliability,
     }

@@ -1,6 +1,7 @@
 """None of these: thresholds from validation classes, and how well they hold on other classes."""
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -9,9 +10,10 @@ from tqdm.auto import tqdm
 from anil_tf.acceptance import RATES, SHOTS, find_thresholds
 from anil_tf.closed_form import similarity
 from anil_tf.datasets.images import ClassImages
+from anil_tf.embedding import EXPORTED_NORMS
 from anil_tf.episodes import EpisodeSampler
 from anil_tf.export.runtime import Runtime
-from anil_tf.metrics import mean_and_ci95
+from anil_tf.metrics import auroc, mean_and_ci95
 from anil_tf.model import ANIL
 from anil_tf.saving import load_model
 from anil_tf.training.recipe import Recipe
@@ -88,7 +90,7 @@ def measure_run(directory: RunDirectory, classes: ClassImages | None) -> dict[st
         validation classes are fewer than two or have fewer than two images.
     """
     recipe = directory.read_recipe()
-    if classes is None or recipe.algorithm != "anil" or recipe.model.norm != "batch":
+    if classes is None or recipe.algorithm != "anil" or recipe.model.norm not in EXPORTED_NORMS:
         return None
     model = load_model(directory.model_file)
     sampler = _acceptance_sampler(recipe, classes)
@@ -110,6 +112,61 @@ def _acceptance_sampler(recipe: Recipe, classes: ClassImages) -> EpisodeSampler 
     return sampler if isinstance(sampler, EpisodeSampler) else None
 
 
+class Judged(NamedTuple):
+    """The answers to one episode of N known and N unknown classes.
+
+    Attributes:
+        episode: The episode, with the support images of the known classes alone.
+        initial: Logits of the queries before adaptation, `[Q, N]`.
+        adapted: Logits of the queries after adaptation, `[Q, N]`.
+        named: The class that the adapted head names, integers `[Q]`.
+        resembled: Similarity of each query to that class, `[Q]`.
+        limits: Threshold of that class at `ACCEPT`, `[Q]`; zero where none was measured.
+        known: Whether each query is of a known class, `[Q]`.
+    """
+
+    episode: dict[str, np.ndarray]
+    initial: np.ndarray
+    adapted: np.ndarray
+    named: np.ndarray
+    resembled: np.ndarray
+    limits: np.ndarray
+    known: np.ndarray
+
+
+def judge_episodes(
+    runtime: Runtime,
+    sampler: EpisodeSampler,
+    episodes: int,
+    inner_steps: int | None = None,
+    acceptance: dict[str, Any] | None = None,
+) -> Iterator[Judged]:
+    """Learns half of the classes of each episode and judges the queries of all of them.
+
+    Args:
+        runtime: A Keras model or a bundle, opened.
+        sampler: Sampler that draws the episodes 0 to `episodes - 1`, of 2 N classes. The first N
+            are known, the others unknown.
+        episodes: Number of episodes.
+        inner_steps: Number of steps of the inner loop; the runtime's own by default.
+        acceptance: Table of thresholds; see `anil_tf.acceptance`. None if none was measured.
+    """
+    ways = sampler.ways // 2
+    inner_steps = runtime.inner_steps if inner_steps is None else inner_steps
+    for index in tqdm(range(episodes), f"Evaluating ({runtime.name})", unit="ep", disable=None):
+        episode = sampler.episode(index)
+        learned = episode["support_y"] < ways
+        episode |= {name: episode[name][learned] for name in ("support_x", "support_y")}
+        initial, adapted = runtime.adapt_and_predict(episode, ways, inner_steps)
+        similarities = runtime.similarities(episode, ways)
+        named = adapted.argmax(axis=1)
+        counts = np.bincount(episode["support_y"], minlength=ways)
+        limits = find_thresholds(acceptance, counts, ACCEPT) if acceptance else np.zeros(ways)
+        resembled = similarities[np.arange(len(named)), named]
+        known = episode["query_y"] < ways
+        yield Judged(episode, initial, adapted, named, resembled, limits[named], known)
+
+
 def evaluate_open_set(
     runtime: Runtime,
     sampler: EpisodeSampler,
@@ -117,59 +174,56 @@ def evaluate_open_set(
     inner_steps: int | None = None,
     acceptance: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Learns half of the classes of each episode and classifies the queries of all of them.
-
-    Args:
-        runtime: A Keras model or a bundle, opened.
-        sampler: Sampler that draws the episodes 0 to `episodes - 1`, of 2 N classes. The first N
-            are known, the others unknown.
-        episodes: Number of episodes, at least two.
-        inner_steps: Number of steps of the inner loop; the runtime's own by default.
-        acceptance: Table of thresholds; see `anil_tf.acceptance`. None if none was measured.
+    """Scores the answers of `judge_episodes`, whose arguments it takes.
 
     Returns:
         `accuracy`, `ci95`, `ece`... of the queries of known classes and the protocol, as
         `anil_tf.training.evaluate.evaluate_episodes` returns them; and `open_set`, as
         `compare_known` returns it.
     """
-    ways = sampler.ways // 2
-    inner_steps = runtime.inner_steps if inner_steps is None else inner_steps
-    before, after = np.empty(episodes), np.empty(episodes)
-    parts: list[tuple[np.ndarray, ...]] = []
-    answers: list[tuple[np.ndarray, np.ndarray]] = []
-    for index in tqdm(range(episodes), f"Evaluating ({runtime.name})", unit="ep", disable=None):
-        episode = sampler.episode(index)
-        learned, labels = episode["support_y"] < ways, episode["query_y"]
-        episode |= {name: episode[name][learned] for name in ("support_x", "support_y")}
-        initial, adapted = runtime.adapt_and_predict(episode, ways, inner_steps)
-        similarities = runtime.similarities(episode, ways)
-        named, known = adapted.argmax(axis=1), labels < ways
-        before[index] = np.mean(initial.argmax(axis=1)[known] == labels[known])
-        after[index] = np.mean(named[known] == labels[known])
-        counts = np.bincount(episode["support_y"], minlength=ways)
-        limits = find_thresholds(acceptance, counts, ACCEPT) if acceptance else np.zeros(ways)
-        resembled = similarities[np.arange(len(named)), named]
-        parts.append((resembled, limits[named], named == labels, known))
-        answers.append((adapted[known], labels[known]))
-    resembled, limits, right, known = (np.concatenate(part) for part in zip(*parts, strict=True))
-    logits, labels = (np.concatenate(part) for part in zip(*answers, strict=True))
-    accuracy, interval = mean_and_ci95(after)
-    initial_accuracy, initial_interval = mean_and_ci95(before)
+    judged = judge_episodes(runtime, sampler, episodes, inner_steps, acceptance)
+    return score_open_set(runtime, sampler, list(judged), inner_steps, acceptance is not None)
+
+
+def score_open_set(
+    runtime: Runtime,
+    sampler: EpisodeSampler,
+    judged: Sequence[Judged],
+    inner_steps: int | None = None,
+    has_thresholds: bool = True,
+) -> dict[str, Any]:
+    """Scores answers; see `evaluate_open_set`."""
+    labels = [one.episode["query_y"] for one in judged]
+    before, after = (
+        mean_and_ci95(
+            [
+                np.mean(logits.argmax(axis=1)[one.known] == wanted[one.known])
+                for one, wanted, logits in zip(judged, labels, answers, strict=True)
+            ]
+        )
+        for answers in ([one.initial for one in judged], [one.adapted for one in judged])
+    )
+    known = np.concatenate([one.known for one in judged])
+    wanted = np.concatenate(labels)
+    right = np.concatenate([one.named for one in judged]) == wanted
+    resembled = np.concatenate([one.resembled for one in judged])
+    limits = np.concatenate([one.limits for one in judged]) if has_thresholds else None
+    logits = np.concatenate([one.adapted for one in judged])
     return {
-        "accuracy": accuracy,
-        "ci95": interval,
-        "accuracy_before_adaptation": initial_accuracy,
-        "ci95_before_adaptation": initial_interval,
-        "episodes": episodes,
-        "ways": ways,
+        "accuracy": after[0],
+        "ci95": after[1],
+        "accuracy_before_adaptation": before[0],
+        "ci95_before_adaptation": before[1],
+        "episodes": len(judged),
+        "ways": sampler.ways // 2,
         "shots": sampler.shots,
         "queries": sampler.queries,
         "nil": False,
-        "inner_steps": inner_steps,
+        "inner_steps": runtime.inner_steps if inner_steps is None else inner_steps,
         "inner_lr": runtime.inner_lr,
         "runtime": runtime.name,
-        **calibration(logits, labels),
-        "open_set": compare_known(resembled, limits if acceptance else None, right, known),
+        **calibration(logits[known], wanted[known]),
+        "open_set": compare_known(resembled, limits, right, known),
     }
 
 
@@ -226,18 +280,3 @@ def compare_known(
         "unknown_accepted": float(accepted[~known].mean()),
         "accuracy_among_accepted": float(right[known & accepted].mean()),
     }
-
-
-def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
-    """The probability that a known image scores above an unknown one; ties count half.
-
-    The area under the curve of true against false positives (Hanley & McNeil 1982).
-
-    Args:
-        known: Scores `[n]`.
-        unknown: Scores `[m]`.
-    """
-    ordered = np.sort(unknown)
-    below = np.searchsorted(ordered, known, "left")
-    below_or_equal = np.searchsorted(ordered, known, "right")
-    return float((below + below_or_equal).mean() / (2 * len(unknown)))

@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from anil_tf.cli import main
+from anil_tf.datasets.folder import list_classes
 from anil_tf.datasets.pictures import read_image
+from anil_tf.export import Predictor
 from anil_tf.export.head import read_head
 from anil_tf.export.manifest import read_manifest
 from tests.odd_pictures import write_odd_pictures
@@ -236,3 +238,16 @@ def test_it_says_none_of_these(adapt, pictures, tmp_path):
     assert adapt(*predict, "--accept", "0.99").stdout == adapt(*predict).stdout
     beyond = adapt(*predict, "--accept", "1")
     assert beyond.returncode == 2 and "accept must lie in 0.5..0.99" in beyond.stderr
+
+
+def test_the_share_that_a_head_keeps_is_accepted(adapt, bundle, pictures, tmp_path):
+    predictor = Predictor(bundle)
+    predictor.change(list_classes(pictures))
+    head = predictor.head._replace(accept=0.5)
+    head.write(tmp_path / "head.npz")
+    picture = pictures / "dark" / "0.jpg"
+    learned = adapt("learn", "--from", "head.npz", "--remove", "grey", "--output", "fewer.npz")
+    assert learned.returncode == 0, learned.stderr
+    for file in ("head.npz", "fewer.npz"):
+        said = adapt("predict", "--head", file, picture).stdout
+        assert said == f"{picture}: none of these\n"

@@ -66,11 +66,13 @@ def test_a_report_is_one_file_that_asks_for_nothing(run, tree, tmp_path):
     result = report(run, "--data-dir", tree, "--output", page, "--json", figures)
     assert result.exit_code == 0, result.output
     text = page.read_text("utf-8")
-    for title in ("Training", "Shots and inner steps", "Episodes", "Features", "Hard classes"):
+    titles = ("Training", "Shots and inner steps", "Episodes", "Features", "Hard classes")
+    for title in (*titles, "Probabilities", "None of these"):
         assert f"<h2>{title}" in text
     assert not re.search(r'(src|href)="(?!data:)|url\(|@import|<script|<link', text)
-    # Two curves, two sweeps, three episodes, the features, the confusion.
-    assert text.count('src="data:image/png;base64,') == 9
+    # Two curves, two sweeps, three episodes, the features, the confusion, the reliability; and what
+    # was let through, if anything was.
+    assert text.count('src="data:image/png;base64,') in (10, 11)
     assert 'name="viewport"' in text and "anil export" in text and "anil evaluate" in text
     assert "class&lt;0" in text and not re.search(r"class<\d", text)
 
@@ -79,6 +81,7 @@ def test_a_report_is_one_file_that_asks_for_nothing(run, tree, tmp_path):
     assert [row["inner_steps"] for row in kept["steps"]] == [0, 2, 5]
     assert kept["evaluate"]["accuracy"] == kept["shots"][1]["accuracy"]
     assert len(kept["hard_classes"]) == 4
+    assert kept["unknown_classes"]["ways"] == 2  # of four test classes
     for row in kept["hard_classes"]:
         assert sum(row["answers"]) == pytest.approx(1)
 
@@ -108,7 +111,7 @@ def measurements(**changes) -> Measurements:
     values = {
         "tested": tested, "trained": {}, "history": rising, "evaluate": evaluation,
         "evaluated": True, "evaluations": [], "episodes": 2, "steps": [], "answered": [],
-        "waves": [], "features": None, "confusion": None,
+        "waves": [], "features": None, "confusion": None, "unknown": None,
         "shots": [evaluation, {"accuracy": 0.9, "ci95": 0.01, "shots": 5}], **changes,
     }  # fmt: skip
     return Measurements(**values)
