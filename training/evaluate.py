@@ -1,6 +1,5 @@
 """Accuracy over episodes of unseen classes, on any runtime."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,13 +9,13 @@ from tqdm.auto import tqdm
 
 from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.export.runtime import Runtime, open_bundle
-from anil_tf.export.runtime.base import BundleRuntime
 from anil_tf.metrics import mean_and_ci95
 from anil_tf.training.keras_runtime import KerasRuntime
 from anil_tf.training.recipe import DataTable, EvaluationTable, read_recipe
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import make_sampler
 from anil_tf.training.scoring.calibration import calibration
+from anil_tf.training.scoring.features import remembering
 from anil_tf.training.scoring.open_set import describe_open_set, evaluate_open_set
 
 
@@ -206,25 +205,6 @@ def evaluate_path(
     return figures
 
 
-def _remember_features(runtime: BundleRuntime) -> None:
-    """Makes a runtime compute the features of each image once.
-
-    Episodes share images, and the features of an image do not depend on those beside it: 600
-    episodes of 20 classes take a fortieth of the time.
-    """
-    compute = runtime.features
-    known: dict[bytes, np.ndarray] = {}
-
-    def features(image: np.ndarray) -> np.ndarray:
-        names = [hashlib.blake2b(np.ascontiguousarray(one).data).digest() for one in image]
-        rows = {name: row for row, name in enumerate(names) if name not in known}
-        if rows:
-            known.update(zip(rows, compute(image[list(rows.values())]), strict=True))
-        return np.stack([known[name] for name in names])
-
-    runtime.features = features  # type: ignore[method-assign]
-
-
 class _Opened(NamedTuple):
     """A run or a bundle that is ready for evaluation, with its recipe's protocol."""
 
@@ -239,7 +219,7 @@ class _Opened(NamedTuple):
 def _open(path: Path, runtime: str | None) -> _Opened:
     if (path / "manifest.json").is_file():
         bundle = open_bundle(path, runtime or "onnx")
-        _remember_features(bundle)
+        bundle.features = remembering(bundle.features)  # type: ignore[method-assign, assignment]
         recorded = bundle.manifest
         if not recorded.data:
             raise ValueError(

@@ -7,9 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 from anil_tf.closed_form import similarity
+from anil_tf.embedding import EXPORTED_NORMS
 from anil_tf.episodic import EpisodicModel
+from anil_tf.model import ANIL
 from anil_tf.nil import predict_by_cosines
 from anil_tf.saving import load_model
+from anil_tf.training.scoring.features import Compute, image_features
 
 
 class KerasRuntime:
@@ -33,6 +36,8 @@ class KerasRuntime:
         self.model = model
         self.inner_lr = model.inner_lr.numpy().tolist()
         self.inner_steps = model.inner_steps
+        shares = isinstance(model, ANIL) and model.norm in EXPORTED_NORMS
+        self._features = image_features(model) if shares else None
         self._predict = tf.function(self._predict_one)
         self._score = tf.function(self._score_one)
         self._resemble = tf.function(self._resemble_one)
@@ -46,7 +51,7 @@ class KerasRuntime:
         self, episode: Mapping[str, np.ndarray], ways: int, steps: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """The queries' logits `[Q, N]` before and after adaptation; see `Runtime`."""
-        before, after = self._predict(_inputs(episode), ways, steps)
+        before, after = self._predict(_inputs(episode, self._features), ways, steps)
         return before.numpy(), after.numpy()
 
     def cosine_scores(self, episode: Mapping[str, np.ndarray], ways: int) -> np.ndarray:
@@ -55,24 +60,42 @@ class KerasRuntime:
 
     def similarities(self, episode: Mapping[str, np.ndarray], ways: int) -> np.ndarray:
         """The queries' similarities `[Q, N]` to the classes of the support set; see `Runtime`."""
-        return self._resemble(_inputs(episode), ways).numpy()
+        return self._resemble(_inputs(episode, self._features), ways).numpy()
 
     def _predict_one(
         self, inputs: dict[str, tf.Tensor], ways: int, steps: int
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        before, after = self.model.adapt_and_predict(inputs, ways=ways, steps=steps)
+        model = self.model
+        if self._features is None:
+            before, after = model.adapt_and_predict(inputs, ways=ways, steps=steps)
+        else:
+            support, query, labels = self._embed(inputs)
+            before = model.head(query, ways=ways)
+            after = model.adapt_head(support, labels, ways, steps=steps)(query)
         return before[0], after[0]
 
     def _score_one(self, inputs: dict[str, tf.Tensor], ways: int) -> tf.Tensor:
         return predict_by_cosines(self.model, inputs, ways)[0]
 
     def _resemble_one(self, inputs: dict[str, tf.Tensor], ways: int) -> tf.Tensor:
-        support, query = self.model.embed(inputs["support_x"], inputs["query_x"])
-        labels = tf.cast(inputs["support_y"][0], tf.int32)
-        return similarity(query[0], support[0], labels, tf.constant(ways))["similarity"]
+        support, query, labels = (rows[0] for rows in self._embed(inputs))
+        labels = tf.cast(labels, tf.int32)
+        return similarity(query, support, labels, tf.constant(ways))["similarity"]
+
+    def _embed(self, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Features of the support and query images, which inputs may hold already; labels."""
+        support, query = inputs["support_x"], inputs["query_x"]
+        if self._features is None:
+            support, query = self.model.embed(support, query)
+        return support, query, self.model.support_labels(inputs)
 
 
-def _inputs(episode: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
+def _inputs(
+    episode: Mapping[str, np.ndarray], features: Compute | None = None
+) -> dict[str, tf.Tensor]:
     """An episode as a batch of one task, without the labels of its queries."""
-    names = ("support_x", "support_y", "query_x")
-    return {name: tf.constant(episode[name][np.newaxis]) for name in names}
+    images = {name: episode[name] for name in ("support_x", "query_x")}
+    if features:
+        images = {name: features(rows) for name, rows in images.items()}
+    inputs = {**images, "support_y": episode["support_y"]}
+    return {name: tf.constant(values[np.newaxis]) for name, values in inputs.items()}

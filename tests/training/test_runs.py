@@ -469,6 +469,7 @@ def test_an_evaluation_computes_the_features_of_each_image_once(run, tree, tmp_p
         lambda self, image: (seen.extend(one.tobytes() for one in image), compute(self, image))[1],
     )
     export_bundle(run, tmp_path / "bundle", ["onnx"])
+    seen.clear()
     figures = evaluate_path(tmp_path / "bundle", tree, overrides={"episodes": 20})
     counts = [seen.count(one) for one in set(seen)]
     assert max(counts) == 1 and figures["episodes"] == 20

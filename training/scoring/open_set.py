@@ -20,6 +20,7 @@ from anil_tf.training.recipe import Recipe
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import make_sampler
 from anil_tf.training.scoring.calibration import calibration
+from anil_tf.training.scoring.features import image_features
 
 # Of the 200 episodes of 5 ways with 5 queries, the threshold at a share of 0.95 accepts 0.95 +-
 # 0.006 of the images of other classes.
@@ -46,16 +47,14 @@ def measure_acceptance(
         argument `acceptance` of `export_bundle` takes it.
 
     Raises:
-        ValueError: The sampler draws unequal shots.
+        ValueError: The sampler draws unequal shots, or the features of an image depend on those
+            beside it.
     """
     ways, most = sampler.ways, sampler.shots
     if not isinstance(most, int):
         raise ValueError(f"The sampler must have a fixed number of shots. Received: shots={most}")
 
-    @tf.function(reduce_retracing=True)
-    def embed(support: tf.Tensor, query: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        features, queries = model.embed(support[tf.newaxis], query[tf.newaxis])
-        return features[0], queries[0]
+    embed = image_features(model)
 
     @tf.function(reduce_retracing=True)
     def resemble(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
@@ -68,7 +67,7 @@ def measure_acceptance(
     place = np.tile(np.arange(most), ways)  # of each support image within its class
     for index in tqdm(range(episodes), "Measuring acceptance", unit="ep", disable=None):
         episode = sampler.episode(index)
-        support, query = embed(episode["support_x"], episode["query_x"])
+        support, query = (tf.constant(embed(episode[name])) for name in ("support_x", "query_x"))
         for count in shots:
             rows = np.flatnonzero(place < count)
             labels = tf.constant(episode["support_y"][rows])
