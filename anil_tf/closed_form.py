@@ -39,14 +39,10 @@ def adapt(
         `adapted_kernel` `[D, N]`, `adapted_bias` `[N]`, the support loss before and after as
         `initial_loss` and `final_loss`, and `rows_used` (int32).
     """
-    # Compared, not `tf.one_hot`: ONNX's OneHot counts a negative label from the last class.
-    targets = tf.cast(labels[:, tf.newaxis] == tf.range(tf.size(bias)), tf.float32)
+    targets = one_hot(labels, tf.size(bias))
     counted = tf.reduce_sum(targets, axis=1, keepdims=True)
     weights = weigh_rows(targets)
     features = tf.where(counted > 0.0, features, 0.0)
-
-    def loss(logits: tf.Tensor) -> tf.Tensor:
-        return -tf.reduce_sum(weights * targets * tf.nn.log_softmax(logits))
 
     # The factors of the residuals are the same in every step: the Gram matrix takes them in once.
     rates = learning_rate * weights
@@ -64,8 +60,8 @@ def adapt(
     return {
         "adapted_kernel": adapted_kernel,
         "adapted_bias": adapted_bias,
-        "initial_loss": loss(logits),
-        "final_loss": loss(adapted_logits),
+        "initial_loss": support_loss(weights, targets, logits),
+        "final_loss": support_loss(weights, targets, adapted_logits),
         "rows_used": tf.cast(tf.reduce_sum(counted), tf.int32),
     }
 
@@ -94,14 +90,28 @@ def similarity(
     Returns:
         `similarity` float32 `[B, N]`, from -1 to 1.
     """
-    one_hot = tf.cast(support_labels[:, tf.newaxis] == tf.range(ways), tf.float32)
-    counted = tf.reduce_sum(one_hot, axis=1, keepdims=True)
+    targets = one_hot(support_labels, ways)
+    counted = tf.reduce_sum(targets, axis=1, keepdims=True)
     rows = _normalize(tf.where(counted > 0.0, support_features, 0.0))
     # The sum of the rows has the direction of their mean.
-    means = _normalize(tf.matmul(one_hot, rows, transpose_a=True))
+    means = _normalize(tf.matmul(targets, rows, transpose_a=True))
     cosines = tf.matmul(_normalize(features), means, transpose_b=True)
-    has_rows = tf.reduce_sum(one_hot, axis=0) > 0.0
+    has_rows = tf.reduce_sum(targets, axis=0) > 0.0
     return {"similarity": tf.where(has_rows, cosines, -1.0)}
+
+
+def one_hot(labels: tf.Tensor, ways: tf.Tensor) -> tf.Tensor:
+    """One-hot rows float32 `[M, N]` of labels int32 `[M]`; zeros for a label outside `0..N-1`.
+
+    Compared, not `tf.one_hot`: ONNX's OneHot counts a negative label from the last class. And
+    compared by `!=`: of `==` LiteRT's converter makes its ONE_HOT, which microcontrollers lack.
+    """
+    return tf.where(labels[:, tf.newaxis] != tf.range(ways), 0.0, 1.0)
+
+
+def support_loss(weights: tf.Tensor, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy `[]` of logits `[M, N]`, with a weight `[M, 1]` of each row."""
+    return -tf.reduce_sum(weights * targets * tf.nn.log_softmax(logits))
 
 
 def _normalize(rows: tf.Tensor) -> tf.Tensor:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,12 +24,13 @@ from anil_tf.export.serving.warmup import write_warmup
 from anil_tf.export.verify.checks import verify_bundle
 from anil_tf.export.verify.episodes import ReferenceEpisodes, choose_episodes
 from anil_tf.export.writers.graphs import Graphs, InitialHead, build_graphs
-from anil_tf.export.writers.litert import export_litert, quantize_litert
+from anil_tf.export.writers.litert import Room, export_litert, quantize_litert
 from anil_tf.export.writers.model_card import write_model_card
 from anil_tf.export.writers.onnx import export_onnx, quantize_onnx
 from anil_tf.export.writers.precision import check_copies, compute_features, with_precision
 from anil_tf.export.writers.saved_model import export_saved_model
 from anil_tf.export.writers.source import Source, read_run, take_model
+from anil_tf.export.writers.tflm import export_tflm
 from anil_tf.keras_export import check_settings
 from anil_tf.model import ANIL
 
@@ -58,12 +60,20 @@ QUANTIZERS = {
 }
 
 
+# Every target; TensorFlow Lite Micro takes more than a graph.
+TARGETS = (*EXPORTERS, "tflm")
+ROOM = Room(ways=5, rows=25)
+
 # Models that need no training: what `export_bundle` takes by name.
 READY: dict[str, Callable[[], Source]] = {"photos": ready_source}
 
 
 class QuantizationWarning(UserWarning):
     """A quantized backbone missed its bound and was left out of the bundle."""
+
+
+class OperatorWarning(UserWarning):
+    """TensorFlow Lite Micro lacks an operator, and its files were left out of the bundle."""
 
 
 def export_bundle(
@@ -76,13 +86,17 @@ def export_bundle(
     name: str | None = None,
     data: dict[str, Any] | None = None,
     acceptance: dict[str, Any] | None = None,
+    ways: int = ROOM.ways,
+    rows: int = ROOM.rows,
 ) -> Manifest:
     """Export a trained model, and verify what was exported.
 
     `output` appears complete or not at all. A quantized backbone that misses its bound
-    is left out, with a `QuantizationWarning`.
+    is left out, with a `QuantizationWarning`, and so is `tflm` where TensorFlow Lite Micro lacks an
+    operator, with an `OperatorWarning`.
 
         export_bundle("run", "bundle")
+        export_bundle("run", "bundle", targets=["onnx", "tflm"])  # for microcontrollers too
         export_bundle("photos", "bundle")  # ready to learn: EfficientNet-Lite0, without training
         export_bundle(model, "bundle", examples=(images, labels))
 
@@ -90,7 +104,7 @@ def export_bundle(
         source: Run directory written by training, an `ANIL` model after `fit`, or `"photos"`; see
             `anil_tf.export.photos`.
         output: Folder of the bundle; must not exist.
-        targets: Formats to write, of `EXPORTERS`.
+        targets: Formats to write, of `TARGETS`; by default all but `"tflm"`.
         int8: Also quantize the backbone, for the targets in `QUANTIZERS`. By default only that of
             `"photos"` is quantized.
         examples: For a model: training images `[n, ...]`, uint8 or float32 as the backbone takes
@@ -101,6 +115,9 @@ def export_bundle(
             default.
         acceptance: For a model: thresholds by which an image is none of the classes, measured by
             `anil_tf.training.measure_acceptance`; none by default.
+        ways: Number of classes that the files of `"tflm"` have space for; at most those of a
+            `per_class` head.
+        rows: Number of support images that they have space for.
 
     Returns:
         The manifest of the bundle.
@@ -108,14 +125,20 @@ def export_bundle(
     Raises:
         FileExistsError: `output` exists.
         FileNotFoundError: The run directory lacks a file.
-        ImportError: The package with the weights of `"photos"` is not installed.
+        ImportError: The package with the weights of `"photos"`, or `tflite-micro`, is not
+            installed.
         OSError: The bundle cannot be written; nothing of it is left.
         ValueError: A target is unknown, the examples are missing or do not fit, the model cannot be
             exported, or an exported function does not agree with the float64 reference.
     """
     output = Path(output)
-    if not targets or not set(targets) <= set(EXPORTERS):
-        raise ValueError(f"targets must be some of {sorted(EXPORTERS)}. Received: {list(targets)}")
+    if not targets or not set(targets) <= set(TARGETS):
+        raise ValueError(f"targets must be some of {sorted(TARGETS)}. Received: {list(targets)}")
+    if ways < 2 or rows < max(ways, 4):
+        raise ValueError(
+            "ways must be at least 2, and rows at least ways and 4. "
+            f"Received: ways={ways}, rows={rows}"
+        )
     if int8 and not set(targets) & set(QUANTIZERS):
         raise ValueError(f"int8 needs one of the targets {sorted(QUANTIZERS)}. Received: {targets}")
     if output.exists():
@@ -128,7 +151,7 @@ def export_bundle(
         folder = Path(scratch) / "bundle"
         folder.mkdir()
         try:
-            manifest = _write_bundle(found, folder, targets, int8)
+            manifest = _write_bundle(found, folder, targets, int8, Room(ways, rows))
         except tf.errors.OpError as error:  # TensorFlow's error for a full disk
             reason = str(error.message).splitlines()[0]
             raise OSError(f"{output} cannot be written: {reason}") from error
@@ -188,7 +211,9 @@ def _find_source(
     return found
 
 
-def _write_bundle(source: Source, folder: Path, targets: Sequence[str], int8: bool) -> Manifest:
+def _write_bundle(
+    source: Source, folder: Path, targets: Sequence[str], int8: bool, room: Room
+) -> Manifest:
     model = source.model
     head = _initial_head(model, source.evaluation.get("inner_steps"))
     exported = with_precision(model.backbone, "float32")
@@ -198,15 +223,19 @@ def _write_bundle(source: Source, folder: Path, targets: Sequence[str], int8: bo
 
     verification.write(folder)  # first: the warm-up requests are made of it
     for target in targets:
-        for write in EXPORTERS[target]:
+        for write in EXPORTERS.get(target, ()):
             write(graphs, folder)
         if int8 and target in QUANTIZERS:
             QUANTIZERS[target].write(folder, source.image)
+    if "tflm" in targets:
+        _write_tflm(graphs, folder, room, source.image)
 
     draft = Manifest(**dict(settings), files=list_files(folder))
     parities, _ = verify_bundle(Draft(folder, draft))
     parities = _leave_out_int8(folder, parities)
     _check_parity(parities)
+    if not parities:
+        raise ValueError("Nothing is left to export. Add another target, such as onnx")
 
     finished = functools.partial(Manifest, **dict(settings), parity=parities)
     card = write_model_card(finished(files=list_files(folder)))
@@ -287,16 +316,28 @@ def _make_verification(
     )
 
 
+def _write_tflm(graphs: Graphs, folder: Path, room: Room, images: np.ndarray) -> None:
+    """Write the files of TensorFlow Lite Micro, or leave them out where it lacks an operator."""
+    columns = room.ways if graphs.head.shared else min(room.ways, graphs.head.bias.size)
+    try:
+        export_tflm(graphs, folder, room._replace(ways=columns), images)
+    except ValueError as error:
+        shutil.rmtree(folder / "tflm")
+        warnings.warn(f"tflm is left out of the bundle: {error}", OperatorWarning, stacklevel=4)
+
+
 def _leave_out_int8(folder: Path, parities: list[Parity]) -> list[Parity]:
     """Delete the quantized files that miss their bound; the parities of the other runtimes."""
     missed = {parity.runtime: parity for parity in parities if not parity.ok}
-    for target, quantizer in QUANTIZERS.items():
-        if parity := missed.pop(f"{target}_int8", None):
-            for file in quantizer.files:
-                (folder / file).unlink()
+    quantized = {f"{target}_int8": quantizer.files for target, quantizer in QUANTIZERS.items()}
+    for runtime, files in (quantized | {"tflm": ("tflm",)}).items():
+        if parity := missed.pop(runtime, None):
+            for file in files:
+                path = folder / file
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             worst = max(parity.checks, key=lambda check: check.share_of_bound)
             warnings.warn(
-                f"{quantizer.files[0]} is left out of the bundle: its {worst.check} differ from "
+                f"{files[0]} is left out of the bundle: its {worst.check} differ from "
                 f"float64 by {worst.error or f'{worst.difference:.2g}'}, the bound is "
                 f"{worst.bound:.2g}. Use the float32 model, or train a backbone that quantizes "
                 "well, such as one of convolutions, batch normalisation and ReLU",

@@ -31,16 +31,31 @@ _json = click.option("--json", "json_file", type=_FILE, help="File for the resul
     help="Folder of the bundle; must not exist.",
 )
 @click.option(
-    "--targets", default="saved_model,onnx,litert", show_default=True, help="Formats to write."
+    "--targets",
+    default="saved_model,onnx,litert",
+    show_default=True,
+    help="Formats to write; tflm is for microcontrollers.",
 )
 @click.option(
     "--int8/--no-int8",
     default=None,
     help="Add a backbone with 8-bit convolutions. By default only photos has one.",
 )
+@click.option(
+    "--ways", default=5, show_default=True, help="Classes that fit into the files of tflm."
+)
+@click.option(
+    "--rows", default=25, show_default=True, help="Support images that fit into the files of tflm."
+)
 @_json
 def export(
-    run: Path, output: Path, targets: str, int8: bool | None, json_file: Path | None
+    run: Path,
+    output: Path,
+    targets: str,
+    int8: bool | None,
+    ways: int,
+    rows: int,
+    json_file: Path | None,
 ) -> None:
     """Export a trained RUN as a bundle, verified against a float64 reference.
 
@@ -48,18 +63,19 @@ def export(
     EfficientNet-Lite0 with the weights of ImageNet, of the package anil-tf[photos].
     """
     import_tensorflow()
-    from anil_tf.export.bundle import QuantizationWarning, export_bundle
+    from anil_tf.export.bundle import OperatorWarning, QuantizationWarning, export_bundle
     from anil_tf.export.verify.checks import format_parity
 
     # A warning would go to the stderr that is suppressed here.
     with warnings.catch_warnings(record=True) as caught, stderr_suppressed():
         warnings.simplefilter("always", QuantizationWarning)
-        manifest = export_bundle(run, output, targets.split(","), int8)
+        warnings.simplefilter("always", OperatorWarning)
+        manifest = export_bundle(run, output, targets.split(","), int8, ways=ways, rows=rows)
     click.echo(format_parity(manifest.parity))
     size = sum(file.bytes for file in manifest.files.values())
     click.echo(f"\nWrote {output}: {len(manifest.files)} files, {size / 1e6:.1f} MB")
     for warning in caught:
-        if issubclass(warning.category, QuantizationWarning):
+        if issubclass(warning.category, QuantizationWarning | OperatorWarning):
             click.echo(f"Warning: {warning.message}", err=True)
     write_json(json_file, manifest.model_dump(mode="json"))
     say_next("adapt", output, "--support", "DIR", "--output", "head.npz")

@@ -29,3 +29,9 @@ ONNX_INT8_ORT = "onnx/backbone_int8.ort"
 LITERT = "litert/model.tflite"
 LITERT_STATIC = "litert/model_static.tflite"
 LITERT_INT8 = "litert/model_int8.tflite"
+
+# For TensorFlow Lite Micro: one function per file, of fixed shapes, and each as a C array.
+TFLM = {
+    name: f"tflm/{name}.tflite"
+    for name in ("features", "initial_head", "adapt", "predict", "similarity")
+}

@@ -54,7 +54,8 @@ class Parity(pydantic.BaseModel):
     measure it. `auroc` is the probability that a query image of a learned class is more similar to
     its class than one of the other episode's classes; null if there is one episode. `bytes` is the
     size of its files. `milliseconds` are medians with one thread: `features` of one image, `adapt`
-    with 10 and 100 steps and `predict` of an episode.
+    with 10 and 100 steps and `predict` of an episode. `arena_bytes` is the working memory of each
+    function where the runtime has a fixed one, as microcontrollers do.
     """
 
     runtime: str
@@ -63,6 +64,7 @@ class Parity(pydantic.BaseModel):
     auroc: float | None = None
     bytes: int
     milliseconds: dict[str, float] = {}
+    arena_bytes: dict[str, int] = {}
 
     @property
     def ok(self) -> bool:

@@ -1,17 +1,23 @@
 /** The page: classes with examples, a drawing area, and a model that learns and predicts. */
 
-import { FewShot, readFromWeb } from "./fewshot.js";
+import { Camera } from "./camera.js";
+import { FewShot, GRAPHS, SIMILARITY, readFromWeb } from "./fewshot.js";
 import { readHead, writeHead } from "./head.js";
 import { Paper } from "./paper.js";
 import { isLeftover, openPhoto } from "./photos.js";
 import { toPixels } from "./pixels.js";
+import { keep, recall } from "./shelf.js";
 
 const find = (selector, parent = document) => parent.querySelector(selector);
 const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
 
-const RUNTIME = "./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs";
+const DIST = "./node_modules/onnxruntime-web/dist/";
+const RUNTIME = `${DIST}ort.wasm.bundle.min.mjs`;
+const BINARY = `${DIST}ort-wasm-simd-threaded.wasm`;
+const HOLD = 400; // milliseconds that Add is held before it goes on adding
+const REPEAT = 250; // milliseconds between examples while it is held
 
-let model, paper;
+let model, paper, camera;
 let changes = 0; // of the examples and classes
 let head = null; // what was learned, until the next of these changes
 let classes = []; // { row, examples: [{ features, thumbnail }] }, in the order of the rows
@@ -19,14 +25,55 @@ let classes = []; // { row, examples: [{ features, thumbnail }] }, in the order 
 async function start() {
   find("#not-started").remove();
   find("#status").textContent = "Loading the model";
-  const address = new URLSearchParams(location.search).get("bundle") ?? "bundle/";
+  const typed = new URLSearchParams(location.search).get("bundle") ?? "bundle/";
+  const address = typed.endsWith("/") ? typed : `${typed}/`;
+  await installWorker();
   try {
-    const ort = await loadRuntime();
-    model = await openBundle(ort, address.endsWith("/") ? address : `${address}/`);
+    const progress = new Progress();
+    const ort = await loadRuntime(progress);
+    model = await openBundle(ort, address, progress);
     show(model.manifest);
+    await guard(openKept);
   } catch (error) {
     find("main").hidden = true;
     complain(error.message);
+  }
+  find("#loading").hidden = true;
+}
+
+/** With it the page works without a network from the next visit on. */
+async function installWorker() {
+  const workers = navigator.serviceWorker;
+  try {
+    await workers?.register("worker.js");
+    if (!workers || workers.controller) return;
+    // It must be there before the model comes, to keep it; but nobody waits for it for long.
+    await new Promise((resolve) => {
+      workers.addEventListener("controllerchange", resolve, { once: true });
+      setTimeout(resolve, 2000);
+    });
+  } catch {
+    // Without it the page works as long as there is a network.
+  }
+}
+
+/** How much of the runtime and the model has arrived. */
+class Progress {
+  #loaded = 0;
+  #sizes = new Map();
+
+  /** The size of a file that is coming, as soon as it is known. */
+  expect(name, bytes) {
+    if (bytes) this.#sizes.set(name, bytes);
+  }
+
+  add(bytes) {
+    this.#loaded += bytes;
+    const total = [...this.#sizes.values()].reduce((sum, size) => sum + size, 0);
+    const shown = (size) => (size / 1e6).toFixed(1);
+    find("#loading progress").max = Math.max(total, this.#loaded, 1);
+    find("#loading progress").value = this.#loaded;
+    find("#loading span").textContent = `${shown(this.#loaded)} of ${shown(total)} MB`;
   }
 }
 
@@ -37,6 +84,7 @@ function show({ name, image_shape: shape }) {
     "on ONNX Runtime Web.";
   paper = new Paper(find("#paper"), model, paperChanged);
   if (shape[2] === 3) find("#hint").textContent = "Choose a photo";
+  camera = new Camera((frame) => paper.show(frame));
   addClass();
   addClass();
   find("main").inert = false;
@@ -48,19 +96,24 @@ function show({ name, image_shape: shape }) {
   find("#save").onclick = () => guard(save);
   find("#open").onchange = (event) => guard(() => openHead(event.target));
   if (model.knowsNone) showCaution(model.manifest.acceptance);
-  find("#photo").onchange = (event) =>
-    guard(async () => {
-      for (const photo of await readPhotos(event.target)) paper.show(photo);
-    });
+  const showLast = (photos) => photos.length && paper.show(photos.at(-1));
+  find("#photo").onchange = (event) => guard(async () => showLast(await readPhotos(event.target)));
+  takeDrops(find(".sheet"), showLast);
+  find("#camera").onclick = () => guard(toggleCamera);
+  addEventListener("beforeunload", (event) => {
+    const unlearned = !head && classes.some(({ examples }) => examples.length);
+    if (unlearned) event.preventDefault(); // the browser asks; what was learned is kept
+  });
 }
 
-async function loadRuntime() {
+async function loadRuntime(progress) {
   if (typeof WebAssembly === "undefined") {
     throw new Error("This browser has no WebAssembly, or it is switched off: use another browser.");
   }
   try {
     const ort = await import(RUNTIME);
     ort.env.wasm.numThreads = 1; // more threads need headers that a plain file server does not send
+    ort.env.wasm.wasmBinary = await readFromWeb("./", progress)(BINARY);
     return ort;
   } catch (error) {
     throw new Error(
@@ -70,9 +123,13 @@ async function loadRuntime() {
   }
 }
 
-async function openBundle(ort, address) {
+async function openBundle(ort, address, progress) {
   try {
-    return await FewShot.open(ort, readFromWeb(address));
+    const { files } = await (await fetch(`${address}manifest.json`)).json();
+    for (const name of [...Object.values(GRAPHS), SIMILARITY]) {
+      progress.expect(new URL(name, new URL(address, document.baseURI)).href, files?.[name]?.bytes);
+    }
+    return await FewShot.open(ort, readFromWeb(address, progress));
   } catch (error) {
     if (/no available backend/.test(error.message)) {
       throw new Error(
@@ -104,22 +161,32 @@ function addClass() {
     if (event.key === "Enter") name.blur(); // no value is returned: false would cancel the key
   };
   find(".remove", row).onclick = () => {
+    const place = classes.indexOf(added);
+    const next = row.nextSibling;
     classes = classes.filter((other) => other !== added);
     row.remove();
     examplesChanged();
+    offerBack(nameOf(added), () => {
+      classes.splice(place, 0, added);
+      find("#classes").insertBefore(row, next?.isConnected ? next : null);
+    });
   };
-  find(".add", row).onclick = () => {
+  const add = () => {
     addExample(added);
+    if (!camera.isOn) paper.clear();
+  };
+  find(".add", row).onclick = add;
+  addWhileHeld(find(".add", row), add);
+  const addPhotos = (photos) => {
+    for (const photo of photos) {
+      paper.show(photo);
+      addExample(added);
+    }
     paper.clear();
   };
   find(".photos", row).onchange = (event) =>
-    guard(async () => {
-      for (const photo of await readPhotos(event.target)) {
-        paper.show(photo);
-        addExample(added);
-      }
-      paper.clear();
-    });
+    guard(async () => addPhotos(await readPhotos(event.target)));
+  takeDrops(row, addPhotos);
   classes.push(added);
   find("#classes").append(row);
   examplesChanged();
@@ -141,8 +208,10 @@ function keepExample(owner, features, shown) {
   thumbnail.append(shown);
   const example = { features, thumbnail };
   thumbnail.onclick = () => {
+    const place = owner.examples.indexOf(example);
     owner.examples = owner.examples.filter((other) => other !== example);
     examplesChanged();
+    offerBack(`the example of ${nameOf(owner)}`, () => owner.examples.splice(place, 0, example));
   };
   owner.examples.push(example);
   examplesChanged();
@@ -167,15 +236,68 @@ function picture(pixels) {
 }
 
 async function readPhotos(input) {
-  const files = [...input.files].filter((file) => !isLeftover(file.name));
+  const files = [...input.files];
   input.value = ""; // so that the same file can be chosen again
-  return Promise.all(files.map(openPhoto));
+  return openPhotos(files);
+}
+
+/** The pictures among some files. The others are named, and do no harm. */
+async function openPhotos(files) {
+  const meant = files.filter((file) => !isLeftover(file.name));
+  const opened = await Promise.allSettled(meant.map(openPhoto));
+  const failed = opened.filter(({ status }) => status === "rejected");
+  complain(failed.map(({ reason }) => reason.message).join(" "));
+  return opened.flatMap(({ status, value }) => (status === "fulfilled" ? [value] : []));
 }
 
 function examplesChanged() {
   changes += 1;
   head = null;
+  find("#back").hidden = true;
   refresh();
+}
+
+/** Offer to undo a removal, until the next change. */
+function offerBack(what, restore) {
+  find("#back").hidden = false;
+  find("#back").textContent = `Bring back ${what}`;
+  find("#back").onclick = () => {
+    restore();
+    examplesChanged();
+  };
+}
+
+/** Files that are dropped on an element are opened as photos. */
+function takeDrops(element, take) {
+  element.ondragover = (event) => event.preventDefault();
+  element.ondragenter = () => element.classList.add("dropping");
+  element.ondragleave = (event) => {
+    if (!element.contains(event.relatedTarget)) element.classList.remove("dropping");
+  };
+  element.ondrop = (event) => {
+    event.preventDefault();
+    element.classList.remove("dropping");
+    guard(async () => take(await openPhotos([...event.dataTransfer.files])));
+  };
+}
+
+/** With the camera on, a button that is held adds one example after the other. */
+function addWhileHeld(button, add) {
+  let timer = null;
+  button.onpointerdown = () => {
+    if (!camera.isOn) return;
+    timer = setTimeout(() => (timer = setInterval(add, REPEAT)), HOLD);
+  };
+  for (const end of ["pointerup", "pointerleave", "pointercancel"]) {
+    button.addEventListener(end, () => clearInterval(timer));
+  }
+}
+
+async function toggleCamera() {
+  if (camera.isOn) camera.stop();
+  else await camera.start();
+  find("#camera").setAttribute("aria-pressed", camera.isOn);
+  if (!camera.isOn) paper.clear();
 }
 
 /** Say what is missing before there is anything to learn from; nothing, if nothing is. */
@@ -222,6 +344,7 @@ async function learn() {
     `${plural(labels.length, "example")} in ${Math.ceil(performance.now() - begun)} ms.`;
   complain(head.warning);
   paperChanged();
+  await keep(model.manifest, await headBytes());
 }
 
 /** The features of all examples, [examples, D], and the class of each. */
@@ -235,9 +358,17 @@ async function supportRows() {
 
 /** Hand the head out as a file that this page and Python open. */
 async function save() {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([await headBytes()]));
+  link.download = "head.npz";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+async function headBytes() {
   const { kernel, bias } = head;
   const { rows, labels } = await supportRows();
-  const bytes = await writeHead({
+  return writeHead({
     kernel: kernel.data,
     bias: bias.data,
     names: classes.map(nameOf),
@@ -246,11 +377,6 @@ async function save() {
     backbone: model.manifest.backbone_sha256,
     accept: model.knowsNone ? find("#accept").value / 100 : undefined,
   });
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([bytes]));
-  link.download = "head.npz";
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
 /** Take the classes of a file in place of those here: they are learned already. */
@@ -258,7 +384,19 @@ async function openHead(input) {
   const [file] = input.files;
   input.value = "";
   if (!file) return;
-  const opened = await readHead(new Uint8Array(await file.arrayBuffer()), model.manifest);
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  await takeHead(bytes, `from ${file.name}`);
+  await keep(model.manifest, bytes);
+}
+
+/** The classes that were learned at an earlier visit, if any were. */
+async function openKept() {
+  const bytes = await recall(model.manifest);
+  if (bytes) await takeHead(bytes, "from your last visit");
+}
+
+async function takeHead(bytes, origin) {
+  const opened = await readHead(bytes, model.manifest);
   for (const { row } of classes) row.remove();
   classes = [];
   opened.names.forEach((name, label) => {
@@ -282,7 +420,7 @@ async function openHead(input) {
   if (opened.accept !== undefined) find("#accept").value = Math.round(100 * opened.accept);
   showShare();
   find("#learn").disabled = true;
-  find("#status").textContent = `Opened ${plural(ways, "class", "classes")} from ${file.name}.`;
+  find("#status").textContent = `Opened ${plural(ways, "class", "classes")} ${origin}.`;
   refresh();
 }
 

@@ -13,22 +13,36 @@
  * never changes. What is learned is the head: a few thousand numbers that belong to the caller.
  */
 
-const GRAPHS = {
+export const GRAPHS = {
   features: "onnx/backbone.onnx",
   initial_head: "onnx/initial_head.onnx",
   adapt: "onnx/adapt.onnx",
   predict: "onnx/predict.onnx",
 };
 // Bundles of versions up to 0.2 lack it; then `predict` takes no `accept`.
-const SIMILARITY = "onnx/similarity.onnx";
+export const SIMILARITY = "onnx/similarity.onnx";
 const BATCH = 32; // images that go through the backbone at once: bounds the memory
 
-/** How `FewShot.open` gets the files of a bundle that lies under an address, ending in "/". */
-export function readFromWeb(address) {
+/**
+ * How `FewShot.open` gets the files of a bundle that lies under an address, ending in "/".
+ *
+ * `progress`, if there is one, hears of each file's size, `expect(url, bytes)`, and of each part of
+ * it that has arrived, `add(bytes)`.
+ */
+export function readFromWeb(address, progress) {
   return async (name) => {
     const response = await fetch(new URL(name, new URL(address, document.baseURI)));
     if (!response.ok) throw new Error(`${response.url} cannot be read: ${response.status}`);
-    return new Uint8Array(await response.arrayBuffer());
+    if (!progress) return new Uint8Array(await response.arrayBuffer());
+    progress.expect(response.url, Number(response.headers.get("content-length")));
+    const parts = [];
+    for (const reader = response.body.getReader(); ; ) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      parts.push(value);
+      progress.add(value.length);
+    }
+    return new Uint8Array(await new Blob(parts).arrayBuffer());
   };
 }
 

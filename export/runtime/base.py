@@ -90,6 +90,8 @@ class BundleRuntime(abc.ABC):
         files: Files and folders of a bundle that the runtime reads.
         precision: Precision of the backbone: `"float32"`, or `"int8"` where its convolutions are
             quantized.
+        room: Number of classes and of rows that its files have space for; None for any.
+        arena_bytes: Working memory of each function, where it is fixed.
         manifest: Manifest of the bundle.
         signatures: The signatures that the runtime can run.
 
@@ -101,6 +103,7 @@ class BundleRuntime(abc.ABC):
     name: str
     files: tuple[str, ...]
     precision = "float32"
+    room: tuple[int, int] | None = None
 
     def __init__(self, bundle: str | Path | Draft) -> None:
         self.bundle, self.manifest = open_manifest(bundle)
@@ -111,6 +114,7 @@ class BundleRuntime(abc.ABC):
         self.inner_lr = self.manifest.inner_lr
         self.inner_steps = self.manifest.inner_steps
         self.signatures = self.manifest.signatures
+        self.arena_bytes: dict[str, int] = {}
 
     def check_signature(self, name: str, found: Signature) -> None:
         """Reject a graph that does not match the manifest. Each format calls this when it opens.

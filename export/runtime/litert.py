@@ -44,7 +44,7 @@ class LitertRuntime(BundleRuntime):
     """
 
     name = "litert"
-    files = (layout.LITERT,)
+    files: tuple[str, ...] = (layout.LITERT,)
 
     def __init__(self, bundle: str | Path | Draft, threads: int = 1) -> None:
         super().__init__(bundle)
@@ -83,7 +83,8 @@ class LitertStaticRuntime(LitertRuntime):
     """
 
     name = "litert_static"
-    files = (layout.LITERT_STATIC,)
+    files: tuple[str, ...] = (layout.LITERT_STATIC,)
+    remedy = "The litert runtime takes any number"
 
     def __init__(self, bundle: str | Path | Draft, threads: int = 1) -> None:
         super().__init__(bundle, threads)
@@ -95,6 +96,7 @@ class LitertStaticRuntime(LitertRuntime):
                 self.signatures[name].inputs[key].axes, details["shape"], strict=True
             )
         }
+        self.room = self._held["ways"], self._held["rows"]
 
     def _call(self, signature: str, inputs: Arrays) -> Arrays:
         declared = self.signatures[signature]
@@ -133,8 +135,7 @@ class LitertStaticRuntime(LitertRuntime):
             size, held = sizes.get(axis, self._held[axis]), self._held[axis]
             if size > held or (axis == "features" and size != held):
                 raise ValueError(
-                    f"{self._file.name} has room for {held} {axis}. Received: {size}. "
-                    "The litert runtime takes any number"
+                    f"{self._file.name} has room for {held} {axis}. Received: {size}. {self.remedy}"
                 )
 
     def _pad(self, array: np.ndarray, axes: tuple[int | str, ...], value: float) -> np.ndarray:

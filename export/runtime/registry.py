@@ -67,6 +67,11 @@ RUNTIMES: dict[str, Entry] = {
         (layout.LITERT_INT8,),
         "pip install ai-edge-litert",
     ),
+    "tflm": Entry(
+        "anil_tf.export.runtime.tflm:TflmRuntime",
+        tuple(layout.TFLM.values()),
+        "pip install 'anil-tf[tflm]'",
+    ),
 }
 
 

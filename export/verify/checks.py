@@ -45,6 +45,8 @@ def verify_bundle(bundle: str | Path | Draft) -> tuple[list[Parity], dict[str, s
 
 def check(runtime: BundleRuntime, episodes: ReferenceEpisodes) -> Parity:
     """Check one runtime and, if no case raises an error, measure its accuracy and its speed."""
+    if runtime.room:
+        episodes = episodes.fit(*runtime.room)
     checks = run_cases(runtime, episodes)
     runs = all(check.difference is not None for check in checks)
     return Parity(
@@ -54,6 +56,7 @@ def check(runtime: BundleRuntime, episodes: ReferenceEpisodes) -> Parity:
         auroc=_auroc(runtime, episodes) if runs else None,
         bytes=sum(map(runtime.manifest.size, runtime.files)),
         milliseconds=_time(runtime, episodes) if runs else {},
+        arena_bytes=runtime.arena_bytes,
     )
 
 

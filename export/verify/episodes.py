@@ -55,6 +55,29 @@ class ReferenceEpisodes(NamedTuple):
                 "query_y": query_y,
             }
 
+    def fit(self, ways: int, rows: int) -> "ReferenceEpisodes":
+        """The episodes with fewer classes, where a runtime has no space for all of them.
+
+        Args:
+            ways: Number of classes that there is space for.
+            rows: Number of support rows that there is space for; no check has more than three per
+                class, or two where there are two classes.
+        """
+        ways = min(ways, max(2, rows // 3))
+        if ways >= self.ways:
+            return self
+        support, query = self.support_labels[0] < ways, self.query_labels[0] < ways
+        return self._replace(
+            support_image=self.support_image[:, support],
+            support_labels=self.support_labels[:, support],
+            query_image=self.query_image[:, query],
+            query_labels=self.query_labels[:, query],
+            support_features=self.support_features[:, support],
+            query_features=self.query_features[:, query],
+            kernel=self.kernel[:, :ways],
+            bias=self.bias[:ways],
+        )
+
     def write(self, bundle: Path) -> None:
         """Write `verification.npz` into a bundle's folder."""
         np.savez_compressed(bundle / layout.VERIFICATION, **self._asdict())

@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -36,6 +36,13 @@ SHOTS = 5
 CALIBRATION_BATCH = 32
 
 
+class Room(NamedTuple):
+    """Space for classes and for rows in a file with fixed shapes."""
+
+    ways: int
+    rows: int
+
+
 def export_litert(graphs: Graphs, bundle: Path) -> None:
     """Write `litert/model.tflite` and `litert/model_static.tflite`.
 
@@ -48,7 +55,9 @@ def export_litert(graphs: Graphs, bundle: Path) -> None:
     """
     functions = {name: graphs.functions[name] for name in SIGNATURES}
     write_functions(functions, graphs.weights, bundle / layout.LITERT)
-    write_functions(_fix_shapes(graphs), graphs.weights, bundle / layout.LITERT_STATIC)
+    columns = room_for_ways(graphs.head)
+    static = fix_shapes(graphs, Room(columns, SHOTS * max(WAYS, columns)))
+    write_functions(static, graphs.weights, bundle / layout.LITERT_STATIC)
 
 
 def quantize_litert(bundle: Path, images: np.ndarray) -> None:
@@ -68,14 +77,35 @@ def quantize_litert(bundle: Path, images: np.ndarray) -> None:
     quantizer = Quantizer(str(bundle / layout.LITERT))
     for operation in (TFLOperationName.CONV_2D, TFLOperationName.DEPTHWISE_CONV_2D):
         quantizer.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
+    (bundle / layout.LITERT_INT8).write_bytes(run_quantizer(quantizer, [batches]))
+
+
+def run_quantizer(
+    quantizer: Quantizer, calls: list[list[dict[str, np.ndarray]]], **known: dict[str, np.ndarray]
+) -> bytes:
+    """The quantized file.
+
+    Args:
+        quantizer: Quantizer with its configuration.
+        calls: Inputs of `features`, which the ranges of activations are taken from. The ranges of
+            one list are averaged; those of all lists are united.
+        known: Ranges to use instead, by tensor.
+    """
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         # It warns about its own calibration, and shows a bar for milliseconds of work.
         warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
-        ranges = quantizer.calibrate({"features": batches}, num_threads=1)
+        found = [quantizer.calibrate({"features": inputs}, num_threads=1) for inputs in calls]
+        ranges = {
+            name: {
+                "min": np.min([one[name]["min"] for one in found], axis=0),
+                "max": np.max([one[name]["max"] for one in found], axis=0),
+            }
+            for name in found[0]
+        }
         quantized = quantizer.quantize(
-            ranges, enable_progress_bar=False, enable_progress_report=False
+            ranges | known, enable_progress_bar=False, enable_progress_report=False
         )
-    (bundle / layout.LITERT_INT8).write_bytes(quantized.quantized_model)
+    return bytes(quantized.quantized_model)
 
 
 def room_for_ways(head: InitialHead) -> int:
@@ -97,15 +127,23 @@ def adapt_used(
     return adapt(features, labels, kernel, bias, learning_rate, steps)
 
 
-def _fix_shapes(graphs: Graphs) -> dict[str, Any]:
-    """The functions with fixed sizes, for one image per call."""
-    columns = room_for_ways(graphs.head)
+def fix_inputs(graphs: Graphs, name: str, room: Room) -> dict[str, TensorSpec]:
+    """The inputs of a function with fixed sizes, for one image per call."""
     sizes: dict[int | str, int] = {
         "batch": 1,
-        "rows": SHOTS * max(WAYS, columns),
-        "ways": columns,
+        "rows": room.rows,
+        "ways": room.ways,
         "features": graphs.head.kernel.shape[0],
     }
+    return {
+        key: tensor._replace(axes=tuple(sizes.get(axis, axis) for axis in tensor.axes))
+        for key, tensor in graphs.signatures[name].inputs.items()
+    }
+
+
+def fix_shapes(graphs: Graphs, room: Room) -> dict[str, Any]:
+    """The functions with fixed sizes."""
+    columns = room.ways
 
     def initial_head(ways: tf.Tensor) -> Tensors:
         head = graphs.head.tensors(tf.constant(columns))
@@ -124,18 +162,14 @@ def _fix_shapes(graphs: Graphs) -> dict[str, Any]:
         labels = tf.where(support_labels < ways, support_labels, NO_CLASS_LABEL)
         return similarity(features, support_features, labels, tf.constant(columns))
 
-    def fix(tensor: TensorSpec) -> TensorSpec:
-        return tensor._replace(axes=tuple(sizes.get(axis, axis) for axis in tensor.axes))
-
     bodies: dict[str, Callable[..., Tensors]] = {
         name: graphs.functions[name].python_function for name in SIGNATURES
     }
     bodies |= {"initial_head": initial_head, "adapt": adapt_used, "similarity": similarity_used}
-    functions = {}
-    for name, body in bodies.items():
-        inputs = {key: fix(tensor) for key, tensor in graphs.signatures[name].inputs.items()}
-        functions[name] = tf.function(body, input_signature=specs(inputs))
-    return functions
+    return {
+        name: tf.function(body, input_signature=specs(fix_inputs(graphs, name, room)))
+        for name, body in bodies.items()
+    }
 
 
 def write_functions(
@@ -147,6 +181,17 @@ def write_functions(
         functions: A `tf.function` with an input signature, by name.
         variables: Variables that they read and write.
         path: File to write; its folder is created.
+
+    Raises:
+        ValueError: A function needs an operation that is not built in.
+    """
+    content = convert_functions(functions, variables)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+
+
+def convert_functions(functions: dict[str, Any], variables: Sequence[tf.Variable]) -> bytes:
+    """The content of the file that `write_functions` writes.
 
     Raises:
         ValueError: A function needs an operation that is not built in.
@@ -171,8 +216,7 @@ def write_functions(
             ) from error
     content = replace_rsqrt(content)
     check_builtin(content)
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content)
+    return content
 
 
 def check_builtin(content: bytes) -> None:

@@ -43,7 +43,12 @@ def replace_rsqrt(content: bytes) -> bytes:
                 operator.builtinOptions = schema.DivOptionsT()
             operators.append(operator)
         graph.operators = operators
-    builder = Builder(len(content))
+    return pack(model)
+
+
+def pack(model: Any) -> bytes:
+    """The content of a file of a model."""
+    builder = Builder(0)
     builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
     return bytes(builder.Output())
 

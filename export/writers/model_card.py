@@ -10,6 +10,14 @@ show. Fill up rows with label {NO_CLASS_LABEL}, and classes with kernel 0 and bi
 {NO_CLASS_BIAS:g}, as its `initial_head` does.
 """
 
+_TFLM = """
+`tflm/` is for TensorFlow Lite Micro on microcontrollers; each file is there as a C array too. They
+have space for as many rows and classes as their inputs show. Unused rows have label {label} and
+finite numbers, such as zeros. `features` takes int8: each byte minus 128.
+
+{sizes}
+"""
+
 _TEMPLATE = """\
 # {name}
 
@@ -37,7 +45,7 @@ images that it was learned from: a head keeps their features, which tell somethi
 format: `features`, `initial_head`, `adapt`, `predict` and `similarity`; a SavedModel also has
 `adapt_and_predict`, which is learning and prediction in one call. A label outside `0..N-1` marks a
 padding row, which is left out{padding}.
-{static}
+{static}{tflm}
 ## Data
 
 {data}
@@ -85,6 +93,7 @@ def write_model_card(manifest: Manifest) -> str:
         formats=", ".join(manifest.formats),
         script=_SCRIPT * (layout.ADAPT_SCRIPT in manifest.files),
         static=_STATIC * (layout.LITERT_STATIC in manifest.files),
+        tflm=_tflm(manifest),
         padding="; `adapt_and_predict` has as many classes as the largest label says" * shared,
         data="\n".join(f"- {key}: {value}" for key, value in manifest.data.items())
         or "Not stated by whoever exported this model.",
@@ -98,6 +107,17 @@ def write_model_card(manifest: Manifest) -> str:
             ],
         ),
     )
+
+
+def _tflm(manifest: Manifest) -> str:
+    """The section on microcontrollers, with what each function needs; empty without one."""
+    arenas = {p.runtime: p.arena_bytes for p in manifest.parity}.get("tflm", {})
+    rows: list[tuple[object, ...]] = [
+        (name, f"{manifest.size(layout.TFLM[name]):,}", f"{arena:,}")
+        for name, arena in arenas.items()
+    ]
+    header = ("function", "flash, bytes", "arena, bytes")
+    return _TFLM.format(label=NO_CLASS_LABEL, sizes=_table(header, rows)) * bool(rows)
 
 
 def _accuracy(manifest: Manifest) -> str:

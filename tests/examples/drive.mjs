@@ -159,7 +159,9 @@ const scenarios = {
     }
     const [width, smallest] = await page.evaluate(() => [
       document.documentElement.scrollWidth,
-      Math.min(...[...document.querySelectorAll("button")].map((each) => each.offsetHeight)),
+      Math.min(
+        ...[...document.querySelectorAll("button:not([hidden])")].map((each) => each.offsetHeight),
+      ),
     ]);
     return { best, visible, width, smallest };
   },
@@ -229,7 +231,9 @@ const scenarios = {
         return [...document.querySelectorAll("button, input")].indexOf(element);
       });
     const reachable = await page.evaluate(() =>
-      [...document.querySelectorAll("button, input")].flatMap((e, i) => (e.disabled ? [] : [i])),
+      [...document.querySelectorAll("button, input")].flatMap((e, i) =>
+        e.disabled || !e.offsetParent ? [] : [i],
+      ),
     );
     const forwards = [];
     for (let step = 0; step < reachable.length; step++) {
@@ -330,11 +334,10 @@ const scenarios = {
     await button(page, "Save").click();
     const file = join(dirname(picture), "page.npz");
     await (await download).saveAs(file);
-    await page.reload();
-    await page.locator("main:not([inert])").waitFor();
+    for (let index = 0; index < 3; index++) await row(page, 0).locator(".remove").click();
     const saveable = [await button(page, "Save").isEnabled()];
     await page.locator("#open").setInputFiles(file);
-    await page.getByText("Opened 3 classes").waitFor();
+    await page.getByText("Opened 3 classes from page.npz").waitFor();
     saveable.push(await button(page, "Save").isEnabled());
     await draw(page, "circle", 77);
     const answers = [await answer(page)];
@@ -366,6 +369,152 @@ const scenarios = {
     return { said, names, answer: await answer(page) };
   },
 
+  /** Learned, then left and visited again, without a network. */
+  async revisit(page) {
+    await teach(page, 2);
+    const context = page.context();
+    await context.setOffline(true);
+    await page.reload();
+    await page.getByText("Opened 3 classes from your last visit").waitFor();
+    const names = await page.locator(".name").evaluateAll((all) => all.map((e) => e.value));
+    await draw(page, "zigzag", 77);
+    return { names, answer: await answer(page) };
+  },
+
+  /** Whether the browser asks before it leaves: with nothing, with examples, with a head. */
+  async leave(page) {
+    const asked = [];
+    let dialogs = 0;
+    page.on("dialog", (dialog) => ((dialogs += 1), dialog.accept()));
+    const leave = async () => {
+      const before = dialogs;
+      await page.reload();
+      await page.locator("main:not([inert])").waitFor();
+      asked.push(dialogs > before);
+    };
+    await leave();
+    await draw(page, "cross", 0);
+    await row(page, 0).locator(".add").click();
+    await leave();
+    await teach(page, 1);
+    await leave();
+    return { asked };
+  },
+
+  /** One of three files is no picture; then two are dropped, one of them no picture. */
+  async mixed(page) {
+    const shown = { name: "a.png", mimeType: "image/png", buffer: readFileSync(picture) };
+    const broken = { name: "b.png", mimeType: "image/png", buffer: Buffer.from("?") };
+    await row(page, 0).locator(".photos").setInputFiles([shown, broken, { ...shown, name: "c.png" }]);
+    await page.getByText("2 examples").waitFor();
+    const problems = [await page.locator("#problem").textContent()];
+    await row(page, 1).evaluate(
+      (element, bytes) => {
+        const dataTransfer = new DataTransfer();
+        for (const [name, content] of [["d.png", bytes], ["e.txt", [63]]]) {
+          dataTransfer.items.add(new File([new Uint8Array(content)], name));
+        }
+        element.dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true }));
+      },
+      [...readFileSync(picture)],
+    );
+    await row(page, 1).getByText("1 example").waitFor();
+    problems.push(await page.locator("#problem").textContent());
+    return { problems, examples: await page.locator(".count").allTextContents() };
+  },
+
+  /** What was removed by mistake comes back where it was. */
+  async bringBack(page) {
+    await teach(page, 2);
+    const state = async () => [
+      await page.locator(".name").evaluateAll((all) => all.map((e) => e.value)),
+      await page.locator(".count").allTextContents(),
+    ];
+    const states = [await state()];
+    await row(page, 1).locator(".thumbnails button").first().click();
+    states.push(await state());
+    await button(page, "Bring back the example of circle").click();
+    states.push(await state());
+    await button(page, "Remove circle").click();
+    states.push(await state());
+    await button(page, "Bring back circle").click();
+    states.push(await state());
+    return { states, offers: await page.locator("#back").isVisible() };
+  },
+
+  /** Chromium's own fake camera: Add is clicked once, then held. */
+  async camera(page) {
+    await button(page, "Camera").click();
+    await page.locator(".add:enabled").first().waitFor();
+    await row(page, 0).locator(".add").click();
+    const once = await row(page, 0).locator(".count").textContent();
+    await row(page, 1).locator(".add").hover();
+    await page.mouse.down();
+    await page.waitForTimeout(2500);
+    await page.mouse.up();
+    const held = parseInt(await row(page, 1).locator(".count").textContent());
+    await page.waitForTimeout(600);
+    const after = parseInt(await row(page, 1).locator(".count").textContent());
+    await button(page, "Camera").click();
+    const blank = await button(page, "Clear").isDisabled();
+    return { once, held, after, blank };
+  },
+
+  async withoutCamera(page) {
+    await button(page, "Camera").click();
+    await page.locator("#problem").waitFor();
+    return { problem: await page.locator("#problem").textContent() };
+  },
+
+  /** Over a slow network: what the bar says while it loads. */
+  async slow(page) {
+    const session = await page.context().newCDPSession(page);
+    await session.send("Network.enable");
+    const bytes = 5e6; // a second
+    const network = { offline: false, latency: 20, downloadThroughput: bytes, uploadThroughput: bytes };
+    await session.send("Network.emulateNetworkConditions", network);
+    await session.send("Network.setBypassServiceWorker", { bypass: true });
+    await session.send("Network.setCacheDisabled", { cacheDisabled: true });
+    await page.reload({ waitUntil: "commit" });
+    const said = new Set();
+    while (await page.locator("main[inert]").count()) {
+      said.add(await page.locator("#loading span").textContent());
+      await page.waitForTimeout(50);
+    }
+    const visible = await page.locator("#loading").isVisible();
+    return { said: [...said].filter(Boolean), visible };
+  },
+
+  /** What axe-core finds, in each state, in light and dark; and whether the page fits any width. */
+  async access(page) {
+    const found = [];
+    const axe = require.resolve("axe-core/axe.min.js");
+    const look = async (state) => {
+      await page.evaluate(readFileSync(axe, "utf8"));
+      const { violations } = await page.evaluate(() => globalThis.axe.run());
+      found.push(...violations.map(({ id, nodes }) => `${state}: ${id}: ${nodes[0].html}`));
+    };
+    await look("empty");
+    await teach(page, 2);
+    await draw(page, "cross", 77);
+    await answer(page);
+    await look("learned");
+    await page.emulateMedia({ colorScheme: "dark" });
+    await look("dark");
+    await page.locator("#accept").press("Home");
+    await page.getByText("None of these", { exact: true }).waitFor();
+    await look("none of these");
+    const overflows = {};
+    for (const width of [320, 375, 768, 1280, 1920]) {
+      await page.setViewportSize({ width, height: 800 });
+      const { scrollWidth } = await page.evaluate(() => ({
+        scrollWidth: document.documentElement.scrollWidth,
+      }));
+      overflows[width] = scrollWidth - width;
+    }
+    return { found, overflows };
+  },
+
   async problem(page) {
     await page.locator("#problem").waitFor();
     return {
@@ -378,7 +527,13 @@ const scenarios = {
 const [scenario, executablePath, url, picture] = process.argv.slice(2);
 const browser = await chromium.launch({
   executablePath,
-  args: ["--disable-quic", "--disable-gpu"],
+  args: [
+    "--disable-quic",
+    "--disable-gpu",
+    ...(scenario === "camera"
+      ? ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+      : []),
+  ],
 });
 const requests = [];
 const complaints = [];

@@ -1,5 +1,6 @@
 """The page in headless Chromium: it learns what is drawn, on its own machine, on a phone too."""
 
+import re
 import shutil
 from urllib.parse import urlparse
 
@@ -207,3 +208,58 @@ def test_a_head_of_python_is_opened_and_another_file_is_not(drive, bundle, tmp_p
     assert seen["said"][1].startswith("This head was made with another model than “")
     assert seen["names"] == ["boxes", "crosses ✕"]
     assert seen["answer"] == "crosses ✕"
+
+
+def test_what_was_learned_is_there_at_the_next_visit_without_a_network(drive):
+    seen = drive("revisit")
+    assert seen["names"] == ["cross", "circle", "zigzag"]
+    assert seen["answer"] == "zigzag"
+
+
+def test_the_browser_asks_before_examples_are_lost_that_were_not_learned(drive):
+    assert drive("leave")["asked"] == [False, True, False]
+
+
+def test_a_file_that_is_no_picture_harms_no_other(drive, tmp_path):
+    Image.new("RGB", (60, 40), (30, 30, 30)).save(tmp_path / "page.png")
+    seen = drive("mixed", picture=tmp_path / "page.png")
+    assert seen["examples"] == ["2 examples", "1 example"]
+    files = [text.split(" is not a picture")[0] for text in seen["problems"]]
+    assert files == ["b.png", "e.txt"]
+
+
+def test_what_was_removed_is_brought_back(drive):
+    seen = drive("bringBack")
+    all_of_them = [["cross", "circle", "zigzag"], ["2 examples"] * 3]
+    less = [all_of_them[0], ["2 examples", "1 example", "2 examples"]]
+    without = [["cross", "zigzag"], ["2 examples"] * 2]
+    assert seen["states"] == [all_of_them, less, all_of_them, without, all_of_them]
+    assert not seen["offers"]
+
+
+def test_the_camera_adds_an_example_at_a_click_and_many_while_held(drive):
+    seen = drive("camera")
+    assert seen["once"] == "1 example"
+    assert seen["held"] >= 3
+    assert seen["after"] in (seen["held"], seen["held"] + 1)  # the release is a click too
+    assert seen["blank"] and not seen["complaints"]
+
+
+def test_a_machine_without_a_camera_is_told_so(drive):
+    assert drive("withoutCamera")["problem"].startswith("The camera did not start: ")
+
+
+def test_a_slow_network_shows_how_much_has_arrived(drive):
+    seen = drive("slow")
+    loaded, totals = zip(
+        *(map(float, re.findall(r"[\d.]+", text)) for text in seen["said"]), strict=True
+    )
+    assert len(loaded) > 3 and sorted(loaded) == list(loaded)
+    assert totals[-1] >= loaded[-1] > 5  # the runtime alone has more megabytes
+    assert not seen["visible"]
+
+
+def test_everybody_can_use_it_at_any_width_in_light_and_dark(drive):
+    seen = drive("access")
+    assert not seen["found"]
+    assert seen["overflows"] == dict.fromkeys(["320", "375", "768", "1280", "1920"], 0)

@@ -86,6 +86,19 @@ def per_class_bundle(made_once: Callable[..., Path]) -> Path:
     return made_once("per-class-bundle", export) / "bundle"
 
 
+@pytest.fixture(scope="session")
+def micro_bundle(run: Path, made_once: Callable[..., Path]) -> Path:
+    """A bundle for microcontrollers, with space for 4 classes and 12 rows. Not to be changed."""
+    pytest.importorskip("tflite_micro")  # has wheels for Linux on x86-64 alone
+
+    def export(folder: Path) -> None:
+        from anil_tf.export.bundle import export_bundle
+
+        export_bundle(run, folder / "bundle", ["onnx", "tflm"], ways=4, rows=12)
+
+    return made_once("micro-bundle", export) / "bundle"
+
+
 @pytest.fixture(scope="module")
 def more_runtimes(bundle: Path, per_class_bundle: Path) -> Iterator[None]:
     """Adds the runtimes that only the tests have; no bundle is exported meanwhile."""

@@ -127,7 +127,7 @@ MISTAKES = {
     ),
     "a format that there is not": (
         "export run --output out --targets onxx",
-        "targets must be some of ['litert', 'onnx', 'saved_model']. Received: ['onxx']",
+        "targets must be some of ['litert', 'onnx', 'saved_model', 'tflm']. Received: ['onxx']",
     ),
     "a bundle that is there already": (
         "export run --output bundle",
