@@ -10,12 +10,11 @@ from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.export.runtime import Runtime, open_bundle
 from anil_tf.metrics import mean_and_ci95
 from anil_tf.support.progress import track
-from anil_tf.training.keras_runtime import KerasRuntime
+from anil_tf.training.keras_runtime import KerasRuntime, remembering
 from anil_tf.training.recipe import DataTable, EvaluationTable, read_recipe
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import make_sampler
 from anil_tf.training.scoring.calibration import calibration
-from anil_tf.training.scoring.features import remembering
 from anil_tf.training.scoring.open_set import describe_open_set, evaluate_open_set
 
 

@@ -1,6 +1,7 @@
 """A trained Keras model as a `Runtime`: whole episodes, NumPy in and NumPy out."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import tensorflow as tf
 from anil_tf.closed_form import similarity
 from anil_tf.embedding import EXPORTED_NORMS
 from anil_tf.episodic import EpisodicModel
+from anil_tf.export.runtime.base import BATCH
 from anil_tf.model import ANIL
 from anil_tf.nil import predict_by_cosines
 from anil_tf.saving import load_model
-from anil_tf.training.scoring.features import Compute, image_features
+
+Compute = Callable[[np.ndarray], np.ndarray]
 
 
 class KerasRuntime:
@@ -99,3 +102,46 @@ def _inputs(
         images = {name: features(rows) for name, rows in images.items()}
     inputs = {**images, "support_y": episode["support_y"]}
     return {name: tf.constant(values[np.newaxis]) for name, values in inputs.items()}
+
+
+def remembering(compute: Compute) -> Compute:
+    """A function that computes the features of each image once.
+
+    Episodes share images, and the features of an image do not depend on those beside it: 600
+    episodes of 20 classes take a fortieth of the time.
+
+    Args:
+        compute: Function from images `[n, ...]` to features `[n, D]`.
+    """
+    known: dict[bytes, np.ndarray] = {}
+
+    def features(image: np.ndarray) -> np.ndarray:
+        names = [hashlib.blake2b(np.ascontiguousarray(one).data).digest() for one in image]
+        rows = {name: row for row, name in enumerate(names) if name not in known}
+        if rows:
+            known.update(zip(rows, compute(image[list(rows.values())]), strict=True))
+        return np.stack([known[name] for name in names])
+
+    return features
+
+
+def image_features(model: EpisodicModel) -> Compute:
+    """A function from images to a model's features, which computes those of each image once.
+
+    Raises:
+        ValueError: The features of an image depend on those beside it: `model.norm` is none of
+            `EXPORTED_NORMS`.
+    """
+    if model.norm not in EXPORTED_NORMS:
+        raise ValueError(
+            f"The features of an image must not depend on those beside it: norm must be one of "
+            f"{EXPORTED_NORMS}. Received: norm={model.norm!r}"
+        )
+    embed = tf.function(model.embedding.embed_images, reduce_retracing=True)
+
+    def compute(image: np.ndarray) -> np.ndarray:
+        starts = range(0, len(image), BATCH)
+        batches = [embed(tf.constant(image[start : start + BATCH])) for start in starts]
+        return np.concatenate([features.numpy() for features in batches])
+
+    return remembering(compute)

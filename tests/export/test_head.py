@@ -120,8 +120,14 @@ def test_a_head_of_another_backbone_is_refused(manifest, tmp_path, wrong):
         read_head(tmp_path / "head.npz", manifest)
 
 
+def stored_arrays(manifest):
+    """The arrays of a head's file, to be changed."""
+    arrays = make_head(manifest)._asdict()
+    return {name: value for name, value in arrays.items() if value is not None}
+
+
 def test_a_head_without_rows_predicts_and_cannot_grow(manifest, tmp_path):
-    arrays = make_head(manifest)._asdict() | {"names": np.array(["a", "b"])}
+    arrays = stored_arrays(manifest) | {"names": np.array(["a", "b"])}
     del arrays["support_features"], arrays["support_labels"]
     np.savez(tmp_path / "head.npz", **arrays)
     head = read_head(tmp_path / "head.npz", manifest)
@@ -150,7 +156,7 @@ def test_a_head_without_rows_predicts_and_cannot_grow(manifest, tmp_path):
     ],
 )
 def test_arrays_that_do_not_fit_are_refused_by_name(manifest, tmp_path, wrong, message):
-    arrays = make_head(manifest)._asdict() | {"names": np.array(["a", "b"])} | wrong
+    arrays = stored_arrays(manifest) | {"names": np.array(["a", "b"])} | wrong
     np.savez(tmp_path / "head.npz", **arrays)
     with pytest.raises(ValueError, match=f"head.npz is damaged: .*{message}"):
         read_head(tmp_path / "head.npz", manifest)
@@ -158,7 +164,7 @@ def test_arrays_that_do_not_fit_are_refused_by_name(manifest, tmp_path, wrong, m
 
 def test_more_classes_than_a_per_class_bundle_has_are_refused(per_class_bundle, tmp_path):
     manifest = read_manifest(per_class_bundle)
-    arrays = make_head(manifest)._asdict() | {
+    arrays = stored_arrays(manifest) | {
         "kernel": np.zeros((manifest.feature_size, 6), np.float32),
         "bias": np.zeros(6, np.float32),
         "names": np.array(list("abcdef")),
@@ -194,7 +200,7 @@ def test_a_flipped_bit_in_a_head_is_noticed(manifest, tmp_path):
 
 
 def test_pickled_objects_are_refused(manifest, tmp_path):
-    head = make_head(manifest)._asdict() | {"names": np.array([{}, {}], object)}
+    head = stored_arrays(manifest) | {"names": np.array([{}, {}], object)}
     np.savez(tmp_path / "head.npz", **head)
     with pytest.raises(ValueError, match="head.npz is not a head"):
         read_head(tmp_path / "head.npz", manifest)

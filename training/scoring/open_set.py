@@ -16,11 +16,11 @@ from anil_tf.metrics import auroc, mean_and_ci95
 from anil_tf.model import ANIL
 from anil_tf.saving import load_model
 from anil_tf.support.progress import track
+from anil_tf.training.keras_runtime import image_features
 from anil_tf.training.recipe import Recipe
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import make_sampler
 from anil_tf.training.scoring.calibration import calibration
-from anil_tf.training.scoring.features import image_features
 
 # Of the 200 episodes of 5 ways with 5 queries, the threshold at a share of 0.95 accepts 0.95 +-
 # 0.006 of the images of other classes.

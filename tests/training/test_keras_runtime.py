@@ -5,8 +5,7 @@ import pytest
 import tensorflow as tf
 
 from anil_tf import ANIL, ClassImages, EpisodeSampler, backbones
-from anil_tf.training.keras_runtime import KerasRuntime
-from anil_tf.training.scoring.features import image_features, remembering
+from anil_tf.training.keras_runtime import KerasRuntime, image_features, remembering
 
 
 def test_each_image_is_computed_once_and_in_its_place():
