@@ -66,10 +66,23 @@ def adapt(
     }
 
 
-def predict(features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> Tensors:
-    """Logits and softmax probabilities, `[B, N]`, of features `[B, D]` under a head."""
+def predict(
+    features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, temperature: float = 1.0
+) -> Tensors:
+    """Logits and probabilities, `[B, N]`, of features `[B, D]` under a head.
+
+    Args:
+        features: Features `[B, D]`.
+        kernel: Kernel `[D, N]` of the head.
+        bias: Bias `[N]` of the head.
+        temperature: Divisor of the logits in the softmax (Guo et al. 2017). It changes no answer.
+
+    Returns:
+        `logits`, undivided, and `probabilities`.
+    """
     logits = tf.matmul(features, kernel) + bias
-    return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+    divided = logits if temperature == 1.0 else logits / temperature
+    return {"logits": logits, "probabilities": tf.nn.softmax(divided)}
 
 
 def similarity(

@@ -219,7 +219,14 @@ def _write_bundle(
     exported = with_precision(model.backbone, "float32")
     verification = _make_verification(source, exported, head)
     settings = _describe(source, head, feature_size=verification.kernel.shape[0])
-    graphs = build_graphs(exported, head, settings.signatures, settings.metadata, settings.name)
+    graphs = build_graphs(
+        exported,
+        head,
+        settings.signatures,
+        settings.metadata,
+        settings.name,
+        settings.temperature,
+    )
 
     verification.write(folder)  # first: the warm-up requests are made of it
     for target in targets:

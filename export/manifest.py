@@ -73,10 +73,11 @@ class Parity(pydantic.BaseModel):
 
 
 class Acceptance(pydantic.BaseModel):
-    """The table by which an image is none of the classes; see `anil_tf.acceptance`.
+    """What validation classes say of similarities and probabilities; see `anil_tf.acceptance`.
 
-    It is measured on episodes of validation classes. `thresholds[s][r]` is the similarity that the
-    share `rates[r]` of their images reaches, where a class has `shots[s]` support images.
+    It is measured on their episodes. `thresholds[s][r]` is the similarity that the share `rates[r]`
+    of their images reaches, where a class has `shots[s]` support images. The logits are divided by
+    `temperature` to make probabilities.
     """
 
     model_config = pydantic.ConfigDict(frozen=True)
@@ -84,6 +85,7 @@ class Acceptance(pydantic.BaseModel):
     rates: list[Annotated[float, pydantic.Field(ge=0, le=1)]] = pydantic.Field(min_length=1)
     shots: list[pydantic.PositiveInt] = pydantic.Field(min_length=1)
     thresholds: list[list[pydantic.FiniteFloat]]
+    temperature: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] = 1.0
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "Acceptance":
@@ -123,6 +125,11 @@ class Settings(pydantic.BaseModel):
     acceptance: Acceptance | None = None
     backbone_sha256: str
     versions: dict[str, str]
+
+    @property
+    def temperature(self) -> float:
+        """Divisor of the logits in the softmax of `predict`; 1 where it was not measured."""
+        return 1.0 if self.acceptance is None else self.acceptance.temperature
 
     @property
     def balanced(self) -> bool:

@@ -10,7 +10,7 @@ from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.export.runtime import Runtime, open_bundle
 from anil_tf.metrics import mean_and_ci95
 from anil_tf.support.progress import track
-from anil_tf.training.keras_runtime import KerasRuntime, remembering
+from anil_tf.training.keras_runtime import remembering
 from anil_tf.training.recipe import DataTable, EvaluationTable, read_recipe
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import make_sampler
@@ -73,7 +73,8 @@ def evaluate_episodes(
                 by_shots.setdefault(shots, []).append(accuracy)
 
     if metric == "accuracy" and not nil:
-        honesty = calibration(np.concatenate(logits), np.concatenate(labels))
+        divided = np.concatenate(logits) / runtime.temperature
+        honesty = calibration(divided, np.concatenate(labels))
     else:  # a cosine is no probability
         honesty = {}
     value, interval = mean_and_ci95(after)
@@ -239,7 +240,7 @@ def _open(path: Path, runtime: str | None) -> _Opened:
             f"{path} is a run; --runtime {runtime} needs a bundle. Make one: anil export {path}"
         )
     recipe = read_recipe(path / "recipe.toml")
-    model = KerasRuntime.load(path / "model.keras")
+    directory = RunDirectory(path)
+    model, table = directory.open_runtime(), directory.read_metrics().get("acceptance")
     evaluation = recipe.evaluation.model_dump()
-    table = RunDirectory(path).read_metrics().get("acceptance")
     return _Opened(model, recipe.data, evaluation, recipe.model.norm, recipe.seed, table)

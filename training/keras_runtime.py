@@ -26,17 +26,20 @@ class KerasRuntime:
 
     Args:
         model: Model to run.
+        temperature: Divisor of the logits that makes probabilities of them.
 
     Attributes:
         model: The model.
         inner_lr: Learning rate of the model's inner loop.
         inner_steps: Number of steps of the model's inner loop.
+        temperature: Divisor of the logits that makes probabilities of them.
     """
 
     name = "keras"
 
-    def __init__(self, model: EpisodicModel) -> None:
+    def __init__(self, model: EpisodicModel, temperature: float = 1.0) -> None:
         self.model = model
+        self.temperature = temperature
         self.inner_lr = model.inner_lr.numpy().tolist()
         self.inner_steps = model.inner_steps
         shares = isinstance(model, ANIL) and model.norm in EXPORTED_NORMS
@@ -46,9 +49,9 @@ class KerasRuntime:
         self._resemble = tf.function(self._resemble_one)
 
     @classmethod
-    def load(cls, path: Path) -> "KerasRuntime":
+    def load(cls, path: Path, temperature: float = 1.0) -> "KerasRuntime":
         """Opens a `model.keras`."""
-        return cls(load_model(path))
+        return cls(load_model(path), temperature)
 
     def adapt_and_predict(
         self, episode: Mapping[str, np.ndarray], ways: int, steps: int

@@ -115,6 +115,11 @@ class RunDirectory:
             metrics["evaluate_nil" if figures["nil"] else "evaluate"] = figures
         write_json(self.metrics_file, metrics)
 
+    def open_runtime(self) -> KerasRuntime:
+        """The trained model, with the temperature that validation classes gave."""
+        table = self.read_metrics().get("acceptance") or {}
+        return KerasRuntime.load(self.model_file, table.get("temperature", 1.0))
+
     def read_evaluation(self) -> dict[str, Any] | None:
         """The evaluation with the recipe's own protocol; None where it has not been made."""
         figures = self.read_metrics().get("evaluate")
@@ -197,7 +202,7 @@ class FinishedRun:
         self.directory.check_finished()
         self.split = split
         self.recipe = self.directory.read_recipe()
-        self.runtime = KerasRuntime.load(self.directory.model_file)
+        self.runtime = self.directory.open_runtime()
         self.classes = self.recipe.data.load_split(split, data_dir)
         steps = self.recipe.evaluation.inner_steps
         self.steps = self.runtime.inner_steps if steps is None else steps

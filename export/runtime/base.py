@@ -61,11 +61,13 @@ class Runtime(Protocol):
         name: Name of the runtime.
         inner_lr: Learning rate of the inner loop.
         inner_steps: Default number of inner steps.
+        temperature: Divisor of the logits that makes probabilities of them.
     """
 
     name: str
     inner_lr: float
     inner_steps: int
+    temperature: float
 
     def adapt_and_predict(
         self, episode: Mapping[str, np.ndarray], ways: int, steps: int
@@ -113,6 +115,7 @@ class BundleRuntime(abc.ABC):
             )
         self.inner_lr = self.manifest.inner_lr
         self.inner_steps = self.manifest.inner_steps
+        self.temperature = self.manifest.temperature
         self.signatures = self.manifest.signatures
         self.arena_bytes: dict[str, int] = {}
 

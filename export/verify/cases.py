@@ -89,7 +89,11 @@ def measure_rows(outputs: Arrays, expected: tuple[Arrays, ...]) -> float:
 
 
 def list_cases(
-    episodes: ReferenceEpisodes, rate: float, steps: int, balanced: bool = True
+    episodes: ReferenceEpisodes,
+    rate: float,
+    steps: int,
+    balanced: bool = True,
+    temperature: float = 1.0,
 ) -> Iterator[Case]:
     """The cases: every signature on every episode, and the edges of `adapt`.
 
@@ -98,6 +102,7 @@ def list_cases(
         rate: Learning rate of the bundle's inner loop.
         steps: Steps of the bundle's inner loop.
         balanced: Whether every class counts alike, as in `Manifest.balanced`.
+        temperature: Temperature of the bundle's probabilities.
     """
     v = episodes
     head = {"kernel": v.kernel, "bias": v.bias}
@@ -134,9 +139,17 @@ def list_cases(
             np.where(padded_labels == 0, -1, padded_labels),  # a class without a row
             v.bias.size,
         )
-        yield _predict(query.astype(np.float32), adapted)
+        yield _predict(query.astype(np.float32), adapted, temperature)
         yield _adapt_and_predict(
-            images, labels, (support, query), head, rate, steps, balanced, float(v.rounding)
+            images,
+            labels,
+            (support, query),
+            head,
+            rate,
+            steps,
+            balanced,
+            temperature,
+            float(v.rounding),
         )
 
 
@@ -198,11 +211,11 @@ def similarity_case(
     return Case(check, "similarity", inputs, ({"similarity": expected},))
 
 
-def _predict(features: np.ndarray, adapted: Adaptation) -> Case:
+def _predict(features: np.ndarray, adapted: Adaptation, temperature: float) -> Case:
     kernel, bias = adapted.kernel.astype(np.float32), adapted.bias.astype(np.float32)
 
     def expected(features: np.ndarray, dtype: type[np.floating]) -> tuple[Arrays, ...]:
-        logits, probabilities = reference.predict(features, kernel, bias, dtype)
+        logits, probabilities = reference.predict(features, kernel, bias, dtype, temperature)
         return ({"logits": logits}, {"probabilities": probabilities})
 
     exact = expected(features, np.float64)
@@ -219,6 +232,7 @@ def _adapt_and_predict(
     rate: float,
     steps: int,
     balanced: bool,
+    temperature: float,
     rounding: float,
 ) -> Case:
     support, query = features
@@ -227,7 +241,8 @@ def _adapt_and_predict(
         adapted = reference.adapt(
             support, labels, head["kernel"], head["bias"], rate, steps, dtype, balanced
         )
-        _, probabilities = reference.predict(query, adapted.kernel, adapted.bias, dtype)
+        kernel, bias = adapted.kernel, adapted.bias
+        _, probabilities = reference.predict(query, kernel, bias, dtype, temperature)
         return ({"probabilities": probabilities},)
 
     exact = expected(support, np.float64)

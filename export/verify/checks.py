@@ -63,7 +63,10 @@ def check(runtime: BundleRuntime, episodes: ReferenceEpisodes) -> Parity:
 def run_cases(runtime: BundleRuntime, episodes: ReferenceEpisodes) -> list[Check]:
     """Run every case on a runtime; a check is the worst of its cases over the episodes."""
     checks: dict[str, Check] = {}
-    cases = list_cases(episodes, runtime.inner_lr, runtime.inner_steps, runtime.manifest.balanced)
+    manifest = runtime.manifest
+    cases = list_cases(
+        episodes, runtime.inner_lr, runtime.inner_steps, manifest.balanced, manifest.temperature
+    )
     for case in cases:
         if case.signature in runtime.signatures:
             check = _run_case(runtime, case)

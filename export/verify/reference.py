@@ -69,10 +69,11 @@ def predict(
     kernel: np.ndarray,
     bias: np.ndarray,
     dtype: type[np.floating] = np.float64,
+    temperature: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits and probabilities `[B, N]` of features `[B, D]` under a head."""
     logits = features.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
-    return logits, np.exp(log_softmax(logits))
+    return logits, np.exp(log_softmax(logits / dtype(temperature)))
 
 
 def similarity(

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from anil_tf.closed_form import Tensors, adapt, predict, similarity
+from anil_tf import closed_form
+from anil_tf.closed_form import Tensors, adapt, similarity
 from anil_tf.export.signatures import Signature, TensorSpec
 
 
@@ -60,6 +61,7 @@ def build_graphs(
     signatures: dict[str, Signature],
     metadata: dict[str, str] | None = None,
     name: str = "model",
+    temperature: float = 1.0,
 ) -> Graphs:
     """The functions of a bundle: named tensors in, a dict of named tensors out.
 
@@ -70,6 +72,7 @@ def build_graphs(
         signatures: Signatures made by `signatures.declare`.
         metadata: Settings to write into every file that can hold them.
         name: Name of the bundle.
+        temperature: Temperature of the probabilities; see `closed_form.predict`.
 
     Returns:
         The functions, each with its input signature.
@@ -80,6 +83,9 @@ def build_graphs(
 
     def initial_head(ways: tf.Tensor) -> Tensors:
         return head.tensors(ways)
+
+    def predict(features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> Tensors:
+        return closed_form.predict(features, kernel, bias, temperature)
 
     def adapt_and_predict(
         support_image: tf.Tensor, support_labels: tf.Tensor, query_image: tf.Tensor

@@ -11,7 +11,12 @@ import tomli_w
 
 IMAGE_SHAPE = (28, 28, 1)
 # At a share of 0.5 no image is similar enough, at 0.99 every image is.
-ACCEPTANCE = {"rates": [0.5, 0.99], "shots": [1, 5], "thresholds": [[2.0, -2.0], [2.0, -2.0]]}
+ACCEPTANCE = {
+    "rates": [0.5, 0.99],
+    "shots": [1, 5],
+    "thresholds": [[2.0, -2.0], [2.0, -2.0]],
+    "temperature": 0.5,
+}
 
 
 def make_run(

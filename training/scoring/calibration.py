@@ -1,5 +1,6 @@
 """How honest the probabilities of a model are."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,3 +41,29 @@ def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict[
         "negative_log_likelihood": float(-logs[np.arange(len(labels)), labels].mean()),
         "reliability": reliability,
     }
+
+
+def fit_temperature(logits: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> float:
+    """The divisor of logits that makes probabilities as honest as one number can (Guo et al. 2017).
+
+    It has the least negative log-likelihood among 401 temperatures from 0.1 to 10. Each array
+    counts alike, however many queries it has.
+
+    Args:
+        logits: Arrays of logits `[Q, N]`, such as one for each number of shots.
+        labels: For each the classes, integers `[Q]`.
+    """
+    temperatures = np.geomspace(0.1, 10, 401)
+    losses = [
+        sum(_likelihood(part / t, wanted) for part, wanted in zip(logits, labels, strict=True))
+        for t in temperatures
+    ]
+    return float(temperatures[np.argmin(losses)])
+
+
+def _likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The mean negative log-likelihood."""
+    logits = logits.astype(np.float64)
+    logits = logits - logits.max(axis=1, keepdims=True)
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return float(-logs[np.arange(len(labels)), labels].mean())

@@ -20,7 +20,7 @@ from anil_tf.training.keras_runtime import image_features
 from anil_tf.training.recipe import Recipe
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import make_sampler
-from anil_tf.training.scoring.calibration import calibration
+from anil_tf.training.scoring.calibration import calibration, fit_temperature
 
 # Of the 200 episodes of 5 ways with 5 queries, the threshold at a share of 0.95 accepts 0.95 +-
 # 0.006 of the images of other classes.
@@ -30,7 +30,7 @@ ACCEPT = 0.95  # the share at which an evaluation reports
 
 
 def measure_acceptance(
-    model: ANIL, sampler: EpisodeSampler, episodes: int = EPISODES
+    model: ANIL, sampler: EpisodeSampler, episodes: int = EPISODES, steps: int | None = None
 ) -> dict[str, Any]:
     """The thresholds of similarity that shares of the images of known classes reach.
 
@@ -41,10 +41,12 @@ def measure_acceptance(
         sampler: Sampler of episodes of validation classes, with a fixed number of shots. The table
             has those of the shots 1, 2, 5 and 10 that are at most this many.
         episodes: Number of episodes.
+        steps: Number of inner steps; the model's own by default.
 
     Returns:
-        `rates` `[R]`, `shots` `[S]` and `thresholds` `[S, R]`; see `anil_tf.acceptance`. The
-        argument `acceptance` of `export_bundle` takes it.
+        `rates` `[R]`, `shots` `[S]` and `thresholds` `[S, R]`, see `anil_tf.acceptance`; and
+        `temperature`, which makes the probabilities honest, see `fit_temperature`. The argument
+        `acceptance` of `export_bundle` takes it.
 
     Raises:
         ValueError: The sampler draws unequal shots, or the features of an image depend on those
@@ -57,13 +59,18 @@ def measure_acceptance(
     embed = image_features(model)
 
     @tf.function(reduce_retracing=True)
-    def resemble(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor) -> tf.Tensor:
-        logits = model.adapt_head(support[tf.newaxis], labels[tf.newaxis], ways)(query[tf.newaxis])
+    def resemble(
+        support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        adapted = model.adapt_head(support[tf.newaxis], labels[tf.newaxis], ways, steps=steps)
+        logits = adapted(query[tf.newaxis])[0]
         cosines = similarity(query, support, labels, tf.constant(ways))["similarity"]
-        return tf.gather(cosines, tf.argmax(logits[0], axis=1), batch_dims=1)
+        return tf.gather(cosines, tf.argmax(logits, axis=1), batch_dims=1), logits
 
     shots = [count for count in SHOTS if count <= most]
     found: dict[int, list[np.ndarray]] = {count: [] for count in shots}
+    answers: dict[int, list[np.ndarray]] = {count: [] for count in shots}
+    wanted: list[np.ndarray] = []
     place = np.tile(np.arange(most), ways)  # of each support image within its class
     for index in track(range(episodes), "Measuring acceptance", unit="episode"):
         episode = sampler.episode(index)
@@ -71,10 +78,21 @@ def measure_acceptance(
         for count in shots:
             rows = np.flatnonzero(place < count)
             labels = tf.constant(episode["support_y"][rows])
-            found[count].append(resemble(tf.gather(support, rows), labels, query).numpy())
+            resembled, logits = resemble(tf.gather(support, rows), labels, query)
+            found[count].append(resembled.numpy())
+            answers[count].append(logits.numpy())
+        wanted.append(episode["query_y"])
     rejected = 1 - np.array(RATES)
     thresholds = [np.quantile(np.concatenate(found[count]), rejected).tolist() for count in shots]
-    return {"rates": list(RATES), "shots": shots, "thresholds": thresholds}
+    temperature = fit_temperature(
+        [np.concatenate(answers[count]) for count in shots], [np.concatenate(wanted)] * len(shots)
+    )
+    return {
+        "rates": list(RATES),
+        "shots": shots,
+        "thresholds": thresholds,
+        "temperature": temperature,
+    }
 
 
 def measure_run(directory: RunDirectory, classes: ClassImages | None) -> dict[str, Any] | None:
@@ -95,7 +113,9 @@ def measure_run(directory: RunDirectory, classes: ClassImages | None) -> dict[st
     sampler = _acceptance_sampler(recipe, classes)
     if sampler is None or not isinstance(model, ANIL):
         return None
-    return measure_acceptance(model, sampler, min(EPISODES, recipe.evaluation.episodes))
+    evaluation = recipe.evaluation
+    episodes = min(EPISODES, evaluation.episodes)
+    return measure_acceptance(model, sampler, episodes, evaluation.inner_steps)
 
 
 def _acceptance_sampler(recipe: Recipe, classes: ClassImages) -> EpisodeSampler | None:
@@ -221,7 +241,7 @@ def score_open_set(
         "inner_steps": runtime.inner_steps if inner_steps is None else inner_steps,
         "inner_lr": runtime.inner_lr,
         "runtime": runtime.name,
-        **calibration(logits[known], wanted[known]),
+        **calibration(logits[known] / runtime.temperature, wanted[known]),
         "open_set": compare_known(resembled, limits, right, known),
     }
 

@@ -7,7 +7,7 @@ import pytest
 from anil_tf import ANIL, ClassImages, EpisodeSampler
 from anil_tf.acceptance import find_thresholds
 from anil_tf.training.keras_runtime import KerasRuntime
-from anil_tf.training.scoring.calibration import calibration
+from anil_tf.training.scoring.calibration import calibration, fit_temperature
 from anil_tf.training.scoring.open_set import (
     auroc,
     compare_known,
@@ -43,6 +43,20 @@ def test_probabilities_that_are_as_often_right_as_they_say_have_no_error():
     assert calibration(3 * logits, labels)["ece"] > 0.1  # too sure
     expected = -np.log(probabilities[np.arange(40_000), labels]).mean()
     assert calibration(logits, labels)["negative_log_likelihood"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_temperature_makes_probabilities_honest(temperature):
+    rng = np.random.default_rng(0)
+    parts, labels = [], []
+    for queries in (20_000, 5_000):
+        logits = rng.normal(0, 2, (queries, 3))
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        labels.append((rng.random((queries, 1)) > probabilities.cumsum(axis=1)).sum(axis=1))
+        parts.append(temperature * logits)
+    found = fit_temperature(parts, labels)
+    assert found == pytest.approx(temperature, rel=0.05)
+    assert calibration(parts[0] / found, labels[0])["ece"] < 0.01
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +103,18 @@ def test_thresholds_hold_on_other_classes(model, table, shots):
     assert found["open_set"]["known_accepted"] == pytest.approx(0.95, abs=0.025)
     assert found["open_set"]["unknown_accepted"] < 0.5
     assert found["open_set"]["auroc"] > 0.9
+
+
+def test_the_temperature_holds_on_other_classes(model, table):
+    sampler = EpisodeSampler(classes(1), ways=6, shots=2, queries=5)
+    unsure, honest, too_sure = (
+        evaluate_open_set(KerasRuntime(model, times * table["temperature"]), sampler, episodes=100)
+        for times in (3, 1, 1 / 3)
+    )
+    assert honest["ece"] < 0.02 < unsure["ece"]
+    for other in (unsure, too_sure):
+        assert honest["negative_log_likelihood"] < other["negative_log_likelihood"]
+        assert honest["accuracy"] == other["accuracy"]
 
 
 def test_a_table_has_only_the_shots_that_the_sampler_draws(model):
