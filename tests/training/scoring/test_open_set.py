@@ -106,7 +106,7 @@ def test_thresholds_hold_on_other_classes(model, table, shots):
 
 
 def test_the_temperature_holds_on_other_classes(model, table):
-    sampler = EpisodeSampler(classes(1), ways=6, shots=2, queries=5)
+    sampler = EpisodeSampler(classes(1), ways=6, shots=1, queries=5)
     unsure, honest, too_sure = (
         evaluate_open_set(KerasRuntime(model, times * table["temperature"]), sampler, episodes=100)
         for times in (3, 1, 1 / 3)
