@@ -62,9 +62,10 @@ def face_unknown(tested: FinishedRun, episodes: int) -> UnknownClasses | None:
     images, taken_for = [], []
     for _, number, row in found:
         one = judged[number]
-        images.append(one.episode["query_x"][row])
-        first = np.argmax(one.episode["support_y"] == one.named[row])
-        taken_for.append(one.episode["support_x"][first])
+        episode = sampler.episode(one.number)
+        images.append(episode["query_x"][row])
+        first = np.argmax(episode["support_y"] == one.named[row])
+        taken_for.append(episode["support_x"][first])
     shape = (len(found), *classes.images.shape[1:])
     return UnknownClasses(
         figures,

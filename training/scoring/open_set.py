@@ -135,7 +135,8 @@ class Judged(NamedTuple):
     """The answers to one episode of N known and N unknown classes.
 
     Attributes:
-        episode: The episode, with the support images of the known classes alone.
+        number: Number of the episode, which draws its images again.
+        labels: Class of each query, integers `[Q]`; known ones are below N.
         initial: Logits of the queries before adaptation, `[Q, N]`.
         adapted: Logits of the queries after adaptation, `[Q, N]`.
         named: The class that the adapted head names, integers `[Q]`.
@@ -144,7 +145,8 @@ class Judged(NamedTuple):
         known: Whether each query is of a known class, `[Q]`.
     """
 
-    episode: dict[str, np.ndarray]
+    number: int
+    labels: np.ndarray
     initial: np.ndarray
     adapted: np.ndarray
     named: np.ndarray
@@ -182,8 +184,9 @@ def judge_episodes(
         counts = np.bincount(episode["support_y"], minlength=ways)
         limits = find_thresholds(acceptance, counts, ACCEPT) if acceptance else np.zeros(ways)
         resembled = similarities[np.arange(len(named)), named]
-        known = episode["query_y"] < ways
-        yield Judged(episode, initial, adapted, named, resembled, limits[named], known)
+        labels = episode["query_y"]
+        known = labels < ways
+        yield Judged(index, labels, initial, adapted, named, resembled, limits[named], known)
 
 
 def evaluate_open_set(
@@ -212,7 +215,7 @@ def score_open_set(
     has_thresholds: bool = True,
 ) -> dict[str, Any]:
     """Scores answers; see `evaluate_open_set`."""
-    labels = [one.episode["query_y"] for one in judged]
+    labels = [one.labels for one in judged]
     before, after = (
         mean_and_ci95(
             [
