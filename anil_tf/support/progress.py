@@ -32,16 +32,18 @@ def track(
     if not bar.disable:
         yield from bar
         return
-    started = written = time.monotonic()
+    written = first = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
+        if done == 1:
+            first = now  # the first item compiles what the others run: it says nothing of them
         if now - written >= SECONDS_BETWEEN_LINES:
             written = now
-            line = f"{description}: {done}"
-            if total:
-                left = (now - started) / done * (total - done)
-                line += f" of {total}, about {duration(left)} left"
+            line = f"{description}: {done}" + (f" of {total}" if total else "")
+            if total and done > 1:
+                left = (now - first) / (done - 1) * (total - done)
+                line += f", about {duration(left)} left"
             print(line, file=sys.stderr, flush=True)
 
 
