@@ -61,6 +61,19 @@ def test_it_learns_places_of_a_photograph_from_one_piece_of_each(ready):
 
 
 @pytest.mark.slow
+def test_it_tells_a_taught_place_from_noise(ready):
+    images, labels = examples(seed=7)
+    taught = labels < 3
+    predictor = Predictor(ready)
+    predictor.learn(images[taught][::5], [f"place {label}" for label in labels[taught][::5]])
+    noise = np.random.default_rng(0).integers(0, 256, images[:20].shape, np.uint8)
+    none = len(predictor.names)  # the last column
+    accepted = predictor.predict(images[taught], accept=0.95).argmax(axis=1) != none
+    assert np.mean(accepted) > 0.9
+    assert np.mean(predictor.predict(noise, accept=0.95).argmax(axis=1) == none) > 0.9
+
+
+@pytest.mark.slow
 def test_photographs_lying_and_standing_of_one_thing_are_alike(ready, tmp_path):
     """The rule keeps the aspect ratio: the same square lies in the middle of both."""
     square = examples()[0][0]
