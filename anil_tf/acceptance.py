@@ -7,15 +7,34 @@ holds the thresholds that were measured. This file needs NumPy alone, since `ada
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 NONE = "none of these"
 
-# The shares and shots of a table that training measures.
+# The shares, shots and ways of a table that training measures.
 RATES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 SHOTS = (1, 2, 5, 10)
+WAYS = (2, 5, 10, 20)
+
+
+class Temperature(NamedTuple):
+    """Divisor of the logits that makes probabilities honest: `scale * ways**power`.
+
+    The logits of one inner step are in proportion to 1/ways, since the support loss is a mean over
+    classes: their power is near -1. Many steps undo this: power is near 0.
+    """
+
+    scale: float = 1.0
+    power: float = 0.0
+
+    def of(self, ways: int) -> float:
+        """The divisor for this number of classes."""
+        return self.scale * ways**self.power
+
+
+UNDIVIDED = Temperature()  # probabilities are the softmax of the logits
 
 
 def find_thresholds(

@@ -7,10 +7,13 @@ operations only; every size is dynamic.
 
 import tensorflow as tf
 
+from anil_tf.acceptance import UNDIVIDED, Temperature
 from anil_tf.inner_loop import LinearAdaptation, gram_loop, gram_matrix
 from anil_tf.losses import weigh_rows
 
 Tensors = dict[str, tf.Tensor]
+
+LEAST_BIAS = -1e29  # of a class; files with fixed shapes have columns of no class, with -1e30
 
 
 def adapt(
@@ -67,22 +70,28 @@ def adapt(
 
 
 def predict(
-    features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, temperature: float = 1.0
+    features: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor,
+    temperature: Temperature = UNDIVIDED,
 ) -> Tensors:
     """Logits and probabilities, `[B, N]`, of features `[B, D]` under a head.
 
     Args:
         features: Features `[B, D]`.
         kernel: Kernel `[D, N]` of the head.
-        bias: Bias `[N]` of the head.
+        bias: Bias `[N]` of the head. A column with a bias below `LEAST_BIAS` is of no class.
         temperature: Divisor of the logits in the softmax (Guo et al. 2017). It changes no answer.
 
     Returns:
         `logits`, undivided, and `probabilities`.
     """
     logits = tf.matmul(features, kernel) + bias
-    divided = logits if temperature == 1.0 else logits / temperature
-    return {"logits": logits, "probabilities": tf.nn.softmax(divided)}
+    if temperature == UNDIVIDED:
+        return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+    ways = tf.reduce_sum(tf.cast(bias > LEAST_BIAS, tf.float32))
+    divisor = temperature.scale * tf.exp(temperature.power * tf.math.log(ways))
+    return {"logits": logits, "probabilities": tf.nn.softmax(logits / divisor)}
 
 
 def similarity(

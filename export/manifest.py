@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import pydantic
 
-from anil_tf.acceptance import NONE, find_thresholds
+from anil_tf.acceptance import NONE, UNDIVIDED, Temperature, find_thresholds
 from anil_tf.export import layout
 from anil_tf.export.signatures import LIMITS, Signature, declare
 from anil_tf.support.json_files import write_json
@@ -76,8 +76,8 @@ class Acceptance(pydantic.BaseModel):
     """What validation classes say of similarities and probabilities; see `anil_tf.acceptance`.
 
     It is measured on their episodes. `thresholds[s][r]` is the similarity that the share `rates[r]`
-    of their images reaches, where a class has `shots[s]` support images. The logits are divided by
-    `temperature` to make probabilities.
+    of their images reaches, where a class has `shots[s]` support images. `temperature` makes
+    probabilities of logits.
     """
 
     model_config = pydantic.ConfigDict(frozen=True)
@@ -85,7 +85,7 @@ class Acceptance(pydantic.BaseModel):
     rates: list[Annotated[float, pydantic.Field(ge=0, le=1)]] = pydantic.Field(min_length=1)
     shots: list[pydantic.PositiveInt] = pydantic.Field(min_length=1)
     thresholds: list[list[pydantic.FiniteFloat]]
-    temperature: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] = 1.0
+    temperature: Temperature = UNDIVIDED
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "Acceptance":
@@ -94,6 +94,11 @@ class Acceptance(pydantic.BaseModel):
                 raise ValueError(f"rates and shots must increase. Received: {values}")
         if [len(row) for row in self.thresholds] != [len(self.rates)] * len(self.shots):
             raise ValueError("thresholds must have a row for each of shots, a column for each rate")
+        if not (self.temperature.scale > 0 and np.isfinite(self.temperature).all()):
+            raise ValueError(
+                "temperature must be a positive scale and a power, both finite. "
+                f"Received: {list(self.temperature)}"
+            )
         return self
 
 
@@ -127,9 +132,9 @@ class Settings(pydantic.BaseModel):
     versions: dict[str, str]
 
     @property
-    def temperature(self) -> float:
+    def temperature(self) -> Temperature:
         """Divisor of the logits in the softmax of `predict`; 1 where it was not measured."""
-        return 1.0 if self.acceptance is None else self.acceptance.temperature
+        return UNDIVIDED if self.acceptance is None else self.acceptance.temperature
 
     @property
     def balanced(self) -> bool:

@@ -26,7 +26,7 @@ def main() -> None:
         for name, files in folder.list_classes(Path(root)).items()
     }
     images = folder.read_classes(classes, (photos.SIDE, photos.SIDE, 3))
-    sampler = EpisodeSampler(images, ways=5, shots=10, queries=5)
+    sampler = EpisodeSampler(images, ways=20, shots=10, queries=5)
     table = measure_acceptance(photos.ready_model(), sampler, EPISODES)
     print(table | {"thresholds": [[round(x, 3) for x in row] for row in table["thresholds"]]})
 

@@ -73,7 +73,7 @@ def evaluate_episodes(
                 by_shots.setdefault(shots, []).append(accuracy)
 
     if metric == "accuracy" and not nil:
-        divided = np.concatenate(logits) / runtime.temperature
+        divided = np.concatenate(logits) / runtime.temperature.of(ways)
         honesty = calibration(divided, np.concatenate(labels))
     else:  # a cosine is no probability
         honesty = {}

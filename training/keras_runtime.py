@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from anil_tf.acceptance import UNDIVIDED, Temperature
 from anil_tf.closed_form import similarity
 from anil_tf.embedding import EXPORTED_NORMS
 from anil_tf.episodic import EpisodicModel
@@ -37,7 +38,7 @@ class KerasRuntime:
 
     name = "keras"
 
-    def __init__(self, model: EpisodicModel, temperature: float = 1.0) -> None:
+    def __init__(self, model: EpisodicModel, temperature: Temperature = UNDIVIDED) -> None:
         self.model = model
         self.temperature = temperature
         self.inner_lr = model.inner_lr.numpy().tolist()
@@ -49,7 +50,7 @@ class KerasRuntime:
         self._resemble = tf.function(self._resemble_one)
 
     @classmethod
-    def load(cls, path: Path, temperature: float = 1.0) -> "KerasRuntime":
+    def load(cls, path: Path, temperature: Temperature = UNDIVIDED) -> "KerasRuntime":
         """Opens a `model.keras`."""
         return cls(load_model(path), temperature)
 

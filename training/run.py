@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from anil_tf.acceptance import Temperature
 from anil_tf.datasets.images import ClassImages
 from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.support.files import replacing
@@ -118,7 +119,7 @@ class RunDirectory:
     def open_runtime(self) -> KerasRuntime:
         """The trained model, with the temperature that validation classes gave."""
         table = self.read_metrics().get("acceptance") or {}
-        return KerasRuntime.load(self.model_file, table.get("temperature", 1.0))
+        return KerasRuntime.load(self.model_file, Temperature(*table.get("temperature", ())))
 
     def read_evaluation(self) -> dict[str, Any] | None:
         """The evaluation with the recipe's own protocol; None where it has not been made."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from anil_tf.acceptance import Temperature
 from anil_tf.export.manifest import Draft, open_manifest
 from anil_tf.export.signatures import LIMITS, Signature, bind, difference
 
@@ -67,7 +68,7 @@ class Runtime(Protocol):
     name: str
     inner_lr: float
     inner_steps: int
-    temperature: float
+    temperature: Temperature
 
     def adapt_and_predict(
         self, episode: Mapping[str, np.ndarray], ways: int, steps: int

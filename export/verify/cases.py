@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anil_tf.acceptance import UNDIVIDED, Temperature
 from anil_tf.export.runtime.base import Adaptation
 from anil_tf.export.verify import reference
 from anil_tf.export.verify.episodes import ReferenceEpisodes
@@ -93,7 +94,7 @@ def list_cases(
     rate: float,
     steps: int,
     balanced: bool = True,
-    temperature: float = 1.0,
+    temperature: Temperature = UNDIVIDED,
 ) -> Iterator[Case]:
     """The cases: every signature on every episode, and the edges of `adapt`.
 
@@ -211,7 +212,7 @@ def similarity_case(
     return Case(check, "similarity", inputs, ({"similarity": expected},))
 
 
-def _predict(features: np.ndarray, adapted: Adaptation, temperature: float) -> Case:
+def _predict(features: np.ndarray, adapted: Adaptation, temperature: Temperature) -> Case:
     kernel, bias = adapted.kernel.astype(np.float32), adapted.bias.astype(np.float32)
 
     def expected(features: np.ndarray, dtype: type[np.floating]) -> tuple[Arrays, ...]:
@@ -232,7 +233,7 @@ def _adapt_and_predict(
     rate: float,
     steps: int,
     balanced: bool,
-    temperature: float,
+    temperature: Temperature,
     rounding: float,
 ) -> Case:
     support, query = features

@@ -8,6 +8,7 @@ Source: Raghu et al. 2020, https://arxiv.org/abs/1909.09157, section 4.1.
 
 import numpy as np
 
+from anil_tf.acceptance import UNDIVIDED, Temperature
 from anil_tf.export.runtime.base import Adaptation
 
 
@@ -69,11 +70,11 @@ def predict(
     kernel: np.ndarray,
     bias: np.ndarray,
     dtype: type[np.floating] = np.float64,
-    temperature: float = 1.0,
+    temperature: Temperature = UNDIVIDED,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits and probabilities `[B, N]` of features `[B, D]` under a head."""
     logits = features.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
-    return logits, np.exp(log_softmax(logits / dtype(temperature)))
+    return logits, np.exp(log_softmax(logits / dtype(temperature.of(bias.size))))
 
 
 def similarity(

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from anil_tf import closed_form
+from anil_tf.acceptance import UNDIVIDED, Temperature
 from anil_tf.closed_form import Tensors, adapt, similarity
 from anil_tf.export.signatures import Signature, TensorSpec
 
@@ -61,7 +62,7 @@ def build_graphs(
     signatures: dict[str, Signature],
     metadata: dict[str, str] | None = None,
     name: str = "model",
-    temperature: float = 1.0,
+    temperature: Temperature = UNDIVIDED,
 ) -> Graphs:
     """The functions of a bundle: named tensors in, a dict of named tensors out.
 

@@ -15,7 +15,7 @@ ACCEPTANCE = {
     "rates": [0.5, 0.99],
     "shots": [1, 5],
     "thresholds": [[2.0, -2.0], [2.0, -2.0]],
-    "temperature": 0.5,
+    "temperature": [4.0, -0.75],
 }
 
 

@@ -21,7 +21,7 @@ def test_every_file_but_the_manifest_is_listed(bundle):
 
 
 def test_a_bundle_carries_the_thresholds_of_its_run(bundle):
-    assert read_manifest(bundle).acceptance.model_dump() == ACCEPTANCE
+    assert json.loads(read_manifest(bundle).acceptance.model_dump_json()) == ACCEPTANCE
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,9 @@ def test_a_bundle_carries_the_thresholds_of_its_run(bundle):
         {"thresholds": [[0.5, 0.4]]},
         {"thresholds": [[0.5], [0.4]]},
         {"thresholds": [[0.5, 0.4], [0.5, float("nan")]]},
+        {"temperature": 1.0},
+        {"temperature": [0.0, -1.0]},
+        {"temperature": [1.0, float("inf")]},
     ],
 )
 def test_a_table_of_thresholds_must_be_whole(bundle, copy_of, change):

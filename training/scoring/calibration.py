@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from anil_tf.acceptance import Temperature
+
 
 def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict[str, Any]:
     """How honest probabilities are.
@@ -43,24 +45,34 @@ def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict[
     }
 
 
-def fit_temperature(logits: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> float:
-    """The divisor of logits at which the largest probability is, in the mean, the accuracy.
+def fit_temperature(logits: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Temperature:
+    """The temperature at which the largest probability is, in the mean, the accuracy.
 
-    It is one of 401 temperatures from 0.1 to 10. The least negative log-likelihood, the usual
-    choice (Guo et al. 2017), depends too much on the few queries that are hopeless: it makes all
-    others unsure. Each array counts alike, however many queries it has.
+    For each number of classes it is one of 401 from 0.01 to 100; a power law goes through them. The
+    least negative log-likelihood, the usual choice (Guo et al. 2017), depends too much on the few
+    queries that are hopeless: it makes all others unsure. Each array counts alike, however many
+    queries it has.
 
     Args:
-        logits: Arrays of logits `[Q, N]`, such as one for each number of shots.
+        logits: Arrays of logits `[Q, N]`, such as one for each number of ways and shots.
         labels: For each the classes, integers `[Q]`.
     """
     pairs = list(zip(logits, labels, strict=True))
+    ways = sorted({part.shape[1] for part in logits})
+    found = [_fit([pair for pair in pairs if pair[0].shape[1] == count]) for count in ways]
+    if len(ways) == 1:
+        return Temperature(found[0])
+    power, start = np.polyfit(np.log(ways), np.log(found), 1)
+    return Temperature(float(np.exp(start)), float(power))
+
+
+def _fit(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
     right = [np.sum(part.argmax(axis=1) == wanted) for part, wanted in pairs]
     # One right and one wrong query more: no finite temperature makes a model certain.
     accuracy = np.mean(
         [(n + 1) / (len(part) + 2) for n, (part, _) in zip(right, pairs, strict=True)]
     )
-    temperatures = np.geomspace(0.1, 10, 401)
+    temperatures = np.geomspace(0.01, 100, 401)
     confidence = [np.mean([_confidence(part / t) for part, _ in pairs]) for t in temperatures]
     return float(temperatures[np.argmin(np.abs(confidence - accuracy))])
 

@@ -1,12 +1,13 @@
 """None of these: thresholds from validation classes, and how well they hold on other classes."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from anil_tf.acceptance import RATES, SHOTS, find_thresholds
+from anil_tf.acceptance import RATES, SHOTS, WAYS, find_thresholds
 from anil_tf.closed_form import similarity
 from anil_tf.datasets.images import ClassImages
 from anil_tf.embedding import EXPORTED_NORMS
@@ -22,8 +23,8 @@ from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import make_sampler
 from anil_tf.training.scoring.calibration import calibration, fit_temperature
 
-# Of the 200 episodes of 5 ways with 5 queries, the threshold at a share of 0.95 accepts 0.95 +-
-# 0.006 of the images of other classes.
+# Of 200 episodes of 5 ways with 5 queries, the threshold at a share of 0.95 accepts 0.95 +- 0.006
+# of the images of other classes.
 EPISODES = 200
 QUERIES = 5
 ACCEPT = 0.95  # the share at which an evaluation reports
@@ -39,14 +40,16 @@ def measure_acceptance(
     Args:
         model: A trained model.
         sampler: Sampler of episodes of validation classes, with a fixed number of shots. The table
-            has those of the shots 1, 2, 5 and 10 that are at most this many.
+            has those of the shots 1, 2, 5 and 10 that are at most this many. With a shared head the
+            temperature is fitted to 2, 5, 10 and 20 ways, as far as the sampler has them. The
+            thresholds are those of the model's ways.
         episodes: Number of episodes.
         steps: Number of inner steps; the model's own by default.
 
     Returns:
         `rates` `[R]`, `shots` `[S]` and `thresholds` `[S, R]`, see `anil_tf.acceptance`; and
-        `temperature`, which makes the probabilities honest, see `fit_temperature`. The argument
-        `acceptance` of `export_bundle` takes it.
+        `temperature`, a scale and a power, which make the probabilities honest, see
+        `fit_temperature`. The argument `acceptance` of `export_bundle` takes it.
 
     Raises:
         ValueError: The sampler draws unequal shots, or the features of an image depend on those
@@ -60,38 +63,48 @@ def measure_acceptance(
 
     @tf.function(reduce_retracing=True)
     def resemble(
-        support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor
+        support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, ways: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         adapted = model.adapt_head(support[tf.newaxis], labels[tf.newaxis], ways, steps=steps)
         logits = adapted(query[tf.newaxis])[0]
-        cosines = similarity(query, support, labels, tf.constant(ways))["similarity"]
+        cosines = similarity(query, support, labels, ways)["similarity"]
         return tf.gather(cosines, tf.argmax(logits, axis=1), batch_dims=1), logits
 
     shots = [count for count in SHOTS if count <= most]
+    usual = min(model.ways, ways)
+    fewer = {usual, *(count for count in WAYS if count < ways)}
+    tried = sorted({*fewer, ways}) if model.head_init == "shared" else [ways]
     found: dict[int, list[np.ndarray]] = {count: [] for count in shots}
-    answers: dict[int, list[np.ndarray]] = {count: [] for count in shots}
-    wanted: list[np.ndarray] = []
+    answers: dict[tuple[int, int], list[np.ndarray]] = {}
+    wanted: dict[tuple[int, int], list[np.ndarray]] = {}
     place = np.tile(np.arange(most), ways)  # of each support image within its class
     for index in track(range(episodes), "Measuring acceptance", unit="episode"):
         episode = sampler.episode(index)
-        support, query = (tf.constant(embed(episode[name])) for name in ("support_x", "query_x"))
-        for count in shots:
-            rows = np.flatnonzero(place < count)
-            labels = tf.constant(episode["support_y"][rows])
-            resembled, logits = resemble(tf.gather(support, rows), labels, query)
-            found[count].append(resembled.numpy())
-            answers[count].append(logits.numpy())
-        wanted.append(episode["query_y"])
+        support, query = (embed(episode[name]) for name in ("support_x", "query_x"))
+        labels, truth = episode["support_y"], episode["query_y"]
+        for classes, count in itertools.product(tried, shots):
+            rows, asked = (labels < classes) & (place < count), truth < classes
+            resembled, logits = resemble(
+                tf.constant(support[rows]),
+                tf.constant(labels[rows]),
+                tf.constant(query[asked]),
+                tf.constant(classes),
+            )
+            if classes == usual:
+                found[count].append(resembled.numpy())
+            answers.setdefault((classes, count), []).append(logits.numpy())
+            wanted.setdefault((classes, count), []).append(truth[asked])
     rejected = 1 - np.array(RATES)
     thresholds = [np.quantile(np.concatenate(found[count]), rejected).tolist() for count in shots]
     temperature = fit_temperature(
-        [np.concatenate(answers[count]) for count in shots], [np.concatenate(wanted)] * len(shots)
+        [np.concatenate(logits) for logits in answers.values()],
+        [np.concatenate(labels) for labels in wanted.values()],
     )
     return {
         "rates": list(RATES),
         "shots": shots,
         "thresholds": thresholds,
-        "temperature": temperature,
+        "temperature": list(temperature),
     }
 
 
@@ -121,7 +134,8 @@ def measure_run(directory: RunDirectory, classes: ClassImages | None) -> dict[st
 def _acceptance_sampler(recipe: Recipe, classes: ClassImages) -> EpisodeSampler | None:
     scarcest = int(classes.counts.min())
     queries = int(np.clip(scarcest - SHOTS[-1], 1, QUERIES))
-    ways = min(recipe.evaluation.ways, recipe.training.ways, len(classes.names))
+    ways = WAYS[-1] if recipe.model.head_init == "shared" else recipe.training.ways
+    ways = min(ways, len(classes.names))
     shots = min(SHOTS[-1], scarcest - queries)
     if ways < 2 or shots < 1:
         return None
@@ -244,7 +258,7 @@ def score_open_set(
         "inner_steps": runtime.inner_steps if inner_steps is None else inner_steps,
         "inner_lr": runtime.inner_lr,
         "runtime": runtime.name,
-        **calibration(logits[known] / runtime.temperature, wanted[known]),
+        **calibration(logits[known] / runtime.temperature.of(logits.shape[1]), wanted[known]),
         "open_set": compare_known(resembled, limits, right, known),
     }
 

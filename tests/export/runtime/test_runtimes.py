@@ -7,9 +7,11 @@ import sys
 import numpy as np
 import pytest
 
+from anil_tf.acceptance import Temperature
 from anil_tf.export.runtime import open_bundle, registry
 from anil_tf.export.verify import check, reference, verify_bundle
 from anil_tf.export.verify.episodes import ReferenceEpisodes
+from tests.export.conftest import ACCEPTANCE
 
 STATIC = ["litert_compiled", "litert_static", "litert_web_chromium"]
 DYNAMIC = ["litert", "onnx", "onnx_web_chromium", "onnx_web_node", "saved_model"]
@@ -157,7 +159,9 @@ def test_labels_may_be_any_signed_integers(runtime, dtype):
 def test_predict_follows_the_reference(runtime):
     features, _, kernel, bias = support(runtime)
     logits, probabilities = runtime.predict(features, kernel, bias)
-    expected_logits, expected_probabilities = reference.predict(features, kernel, bias)
+    expected_logits, expected_probabilities = reference.predict(
+        features, kernel, bias, temperature=Temperature(*ACCEPTANCE["temperature"])
+    )
     np.testing.assert_allclose(logits, expected_logits, **CLOSE)
     np.testing.assert_allclose(probabilities, expected_probabilities, **CLOSE)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-6)
@@ -284,10 +288,9 @@ def test_a_zero_vector_resembles_nothing(runtime):
 
 @pytest.fixture
 def old_bundle(bundle, copy_of):
-    """A bundle as versions without `similarity` wrote it, for ONNX."""
+    """A bundle as versions without `similarity` wrote it, for ONNX, but for its temperature."""
     copy = copy_of(bundle)
     manifest = json.loads((copy / "manifest.json").read_text())
-    del manifest["acceptance"]
     for file in ("onnx/similarity.onnx", "onnx/similarity.ort"):
         (copy / file).unlink()
         del manifest["files"][file]

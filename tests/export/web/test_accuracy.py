@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from anil_tf import EpisodeSampler
+from anil_tf.acceptance import UNDIVIDED
 from anil_tf.datasets.tfds import read_tfds
 from anil_tf.export.runtime import open_bundle
 from anil_tf.export.verify import reference
@@ -20,7 +21,7 @@ EPISODES, LEARNING_RATE, STEPS = 8, 3.0, 5
 class Reference:
     """The float64 implementation as a runtime, on the pixels of the images."""
 
-    name, inner_lr, inner_steps = "reference", LEARNING_RATE, STEPS
+    name, inner_lr, inner_steps, temperature = "reference", LEARNING_RATE, STEPS, UNDIVIDED
 
     def adapt_and_predict(self, episode, ways, steps):
         support, query = (

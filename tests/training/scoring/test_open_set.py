@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from anil_tf import ANIL, ClassImages, EpisodeSampler
-from anil_tf.acceptance import find_thresholds
+from anil_tf.acceptance import Temperature, find_thresholds
 from anil_tf.training.keras_runtime import KerasRuntime
 from anil_tf.training.scoring.calibration import calibration, fit_temperature
 from anil_tf.training.scoring.open_set import (
@@ -55,8 +55,20 @@ def test_the_temperature_makes_probabilities_honest(temperature):
         labels.append((rng.random((queries, 1)) > probabilities.cumsum(axis=1)).sum(axis=1))
         parts.append(temperature * logits)
     found = fit_temperature(parts, labels)
-    assert found == pytest.approx(temperature, rel=0.05)
-    assert calibration(parts[0] / found, labels[0])["ece"] < 0.01
+    assert found == (pytest.approx(temperature, rel=0.05), 0)
+    assert calibration(parts[0] / found.of(3), labels[0])["ece"] < 0.01
+
+
+def test_the_temperature_follows_the_number_of_classes():
+    rng = np.random.default_rng(0)
+    parts, labels = [], []
+    for ways in (2, 4, 8):
+        logits = rng.normal(0, 2, (20_000, ways))
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        labels.append((rng.random((20_000, 1)) > probabilities.cumsum(axis=1)).sum(axis=1))
+        parts.append(3 / ways * logits)  # as after one inner step
+    scale, power = fit_temperature(parts, labels)
+    assert (scale, power) == (pytest.approx(3, rel=0.1), pytest.approx(-1, abs=0.05))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +96,7 @@ def classes(seed, count=60):
 
 @pytest.fixture(scope="module")
 def table(model):
-    sampler = EpisodeSampler(classes(0), ways=3, shots=10, queries=5)
+    sampler = EpisodeSampler(classes(0), ways=10, shots=10, queries=5)
     return measure_acceptance(model, sampler, episodes=150)
 
 
@@ -105,13 +117,17 @@ def test_thresholds_hold_on_other_classes(model, table, shots):
     assert found["open_set"]["auroc"] > 0.9
 
 
-def test_the_temperature_holds_on_other_classes(model, table):
-    sampler = EpisodeSampler(classes(1), ways=6, shots=1, queries=5)
+@pytest.mark.parametrize("ways", [3, 8])
+def test_the_temperature_holds_on_other_classes(model, table, ways):
+    sampler = EpisodeSampler(classes(1), ways=2 * ways, shots=1, queries=5)
+    scale, power = table["temperature"]
     unsure, honest = (
-        evaluate_open_set(KerasRuntime(model, times * table["temperature"]), sampler, episodes=100)
+        evaluate_open_set(
+            KerasRuntime(model, Temperature(times * scale, power)), sampler, episodes=100
+        )
         for times in (3, 1)
     )
-    assert honest["ece"] < 0.01 < 0.05 < unsure["ece"]
+    assert honest["ece"] < 0.02 < 0.05 < unsure["ece"]
     assert honest["accuracy"] == unsure["accuracy"]
 
 
