@@ -13,7 +13,7 @@ from anil_tf.losses import weigh_rows
 
 Tensors = dict[str, tf.Tensor]
 
-LEAST_BIAS = -1e29  # of a class; files with fixed shapes have columns of no class, with -1e30
+NO_CLASS_BIAS = -1e30  # of columns of no class, which files with fixed shapes have
 
 
 def adapt(
@@ -80,7 +80,7 @@ def predict(
     Args:
         features: Features `[B, D]`.
         kernel: Kernel `[D, N]` of the head.
-        bias: Bias `[N]` of the head. A column with a bias below `LEAST_BIAS` is of no class.
+        bias: Bias `[N]` of the head. A column with `NO_CLASS_BIAS` is of no class.
         temperature: Divisor of the logits in the softmax (Guo et al. 2017). It changes no answer.
 
     Returns:
@@ -89,7 +89,7 @@ def predict(
     logits = tf.matmul(features, kernel) + bias
     if temperature == UNDIVIDED:
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
-    ways = tf.reduce_sum(tf.cast(bias > LEAST_BIAS, tf.float32))
+    ways = tf.reduce_sum(tf.cast(tf.not_equal(bias, NO_CLASS_BIAS), tf.float32))
     divisor = temperature.scale * tf.exp(temperature.power * tf.math.log(ways))
     return {"logits": logits, "probabilities": tf.nn.softmax(logits / divisor)}
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from anil_tf import backbones
+from anil_tf.acceptance import Temperature
 from anil_tf.export import layout
 from anil_tf.export.signatures import declare
 from anil_tf.export.writers.graphs import InitialHead, build_graphs
@@ -35,7 +36,8 @@ def folder(tmp_path_factory):
     backbone = backbones.conv4_strided(pooling=False, cosine=True, invert=True)
     head = InitialHead(np.zeros((256, 1), np.float32), np.zeros(1, np.float32), True, 1.0, 1, 5)
     images = np.random.default_rng(0).integers(0, 256, (12, 28, 28, 1), np.uint8)
-    graphs = build_graphs(backbone, head, declare((28, 28, 1), "uint8", 256))
+    signatures = declare((28, 28, 1), "uint8", 256)
+    graphs = build_graphs(backbone, head, signatures, temperature=Temperature(30.0, -1.2))
     export_tflm(graphs, found, Room(5, 25), images)
     return found
 
@@ -86,7 +88,7 @@ def test_it_fits_a_small_chip(folder, functions):
     size = {name: (folder / file).stat().st_size for name, file in layout.TFLM.items()}
     assert size["features"] <= 130_000 and functions["features"].arena_bytes <= 32_000
     assert size["adapt"] <= 24_000 and functions["adapt"].arena_bytes <= 64_000
-    assert size["predict"] <= 2_000 and functions["predict"].arena_bytes <= 16_000
+    assert size["predict"] <= 3_000 and functions["predict"].arena_bytes <= 16_000
 
 
 def test_sizes_are_those_of_the_page(folder, functions):

@@ -95,7 +95,7 @@ def test_learning_and_predicting_have_no_operators_in_excess(micro_bundle):
         used |= runtime.MicroFunction(
             name, (micro_bundle / layout.TFLM[name]).read_bytes()
         ).operators.keys()
-    assert len(used) <= 20 and "ONE_HOT" not in used
+    assert len(used) <= 22 and "ONE_HOT" not in used
 
 
 @pytest.mark.parametrize("name", layout.TFLM)

@@ -32,7 +32,9 @@ class MicroMutableOpResolver : public MicroOpResolver {
   TfLiteStatus AddDepthwiseConv2D();
   TfLiteStatus AddDequantize();
   TfLiteStatus AddDiv();
+  TfLiteStatus AddExp();
   TfLiteStatus AddLess();
+  TfLiteStatus AddLog();
   TfLiteStatus AddLogSoftmax();
   TfLiteStatus AddMaximum();
   TfLiteStatus AddMinimum();
