@@ -1,5 +1,5 @@
-// Learns new classes with LiteRT: `pod 'TensorFlowLiteSwift', '~> 2.17.0'`, iOS 12. Its package for
-// SwiftPM has no signature runner with shapes of any size; this file is left out where the pod is.
+// Learns new classes with LiteRT, iOS 12: `pod 'TensorFlowLiteSwift', '~> 2.17.0'`. The pod has no Swift
+// package, so this file is compiled only where a project has the pod.
 #if canImport(TensorFlowLite)
 import Foundation
 import TensorFlowLite
