@@ -1,6 +1,8 @@
 # make demo   trains, exports and adapts a small model, start to finish (into demo/)
 # make test   all checks: style, types, tests
 # make docs   the documentation, into build/site; make docs-notebook executes its tutorial anew
+# make test-arm64     the runtimes on an emulated ARM64 processor; the first time it downloads 150 MB
+# make phones what the tests compile and run the samples for phones with; it downloads 400 MB
 # make bench  training and adaptation beside PyTorch and JAX: makes their environments, 10 minutes
 # make bench-export   the exported adaptation in the Gram form against the plain loop
 # make bench-serving  heads in bulk against one by one; 32 clients on a server (8 GB of scratch)
@@ -12,8 +14,10 @@ BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/ready
 TYPES := build/types
 WEB := examples/browser/node_modules/.ready
+ARM64 := build/arm64/python
+PHONES := build/phones
 
-.PHONY: demo test web lint types docs docs-notebook bench bench-export bench-serving clean
+.PHONY: demo test test-arm64 arm64 phones web lint types docs docs-notebook bench bench-export bench-serving clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -47,6 +51,23 @@ bench-serving: $(READY)
 
 test: lint web
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+test-arm64: arm64
+	$(BIN)/python -m pytest tests/export/test_arm64.py
+
+# `make test` runs these tests too where this has been made.
+arm64: $(ARM64)
+
+$(ARM64): tools/arm64.py constraints.txt | $(READY)
+	@echo "Making an ARM64 Python in build/arm64, emulated by qemu."
+	$(BIN)/python -m tools.arm64 build/arm64
+
+# What compiles and runs the samples for phones: `make test` does so where this has been made.
+phones: $(PHONES)
+
+$(PHONES): tools/phones.py | $(READY)
+	@echo "Getting compilers and libraries for the samples of phones into $(PHONES)."
+	$(BIN)/python -m tools.phones $(PHONES)
 
 # The packages of the browser's and Node's tests.
 web:

@@ -54,8 +54,13 @@ class LitertRuntime(BundleRuntime):
 
     def _load(self, threads: int) -> dict[str, Function]:
         interpreter = Interpreter(str(self._file), num_threads=threads)
-        names = interpreter.get_signature_list()
-        return {name: interpreter.get_signature_runner(name) for name in names}
+        runners = {
+            name: interpreter.get_signature_runner(name)
+            for name in interpreter.get_signature_list()
+        }
+        for runner in runners.values():
+            runner._interpreter_wrapper = _ScalarsKept(runner._interpreter_wrapper)
+        return runners
 
     def _run(self, signature: str, inputs: Arrays) -> Arrays:
         for name, array in inputs.items():
@@ -65,6 +70,24 @@ class LitertRuntime(BundleRuntime):
 
     def _call(self, signature: str, inputs: Arrays) -> Arrays:
         return self._functions[signature](**inputs)
+
+
+class _ScalarsKept:
+    """LiteRT's own wrapper, by which its signature runners do all, without resizing scalars.
+
+    The wheel of LiteRT 2.3 for ARM64 ends the process where a tensor is resized to the shape `[]`.
+    """
+
+    def __init__(self, wrapper: Any) -> None:
+        self._wrapper = wrapper
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapper, name)
+
+    def ResizeInputTensor(self, index: int, shape: np.ndarray, strict: bool, graph: int) -> None:
+        """Resizes an input that is not a scalar; a scalar has its shape already."""
+        if shape.size:
+            self._wrapper.ResizeInputTensor(index, shape, strict, graph)
 
 
 class LitertInt8Runtime(LitertRuntime):

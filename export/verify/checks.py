@@ -9,7 +9,6 @@ from anil_tf.export.runtime.base import BundleRuntime
 from anil_tf.export.runtime.registry import RUNTIMES, open_bundle
 from anil_tf.export.verify.cases import INT8_BOUND, Case, list_cases, measure, measure_rows
 from anil_tf.export.verify.episodes import ReferenceEpisodes
-from anil_tf.metrics import auroc
 
 TIMED_STEPS = (10, 100)
 
@@ -103,6 +102,8 @@ def _auroc(runtime: BundleRuntime, episodes: ReferenceEpisodes) -> float | None:
     needed = {"features", "initial_head", "adapt", "predict", "similarity"}
     if len(episodes.query_labels) < 2 or not needed <= runtime.signatures.keys():
         return None
+    from anil_tf.metrics import auroc  # needs Keras, which a runtime and its cases do not
+
     scores: list[np.ndarray] = []
     first, second = episodes.each()
     for episode, other in ((first, second), (second, first)):

@@ -70,6 +70,29 @@ def test_a_shared_head_has_equal_columns_for_any_number_of_classes(runtime, ways
     assert kernel.any() and bias.any()
 
 
+def test_litert_resizes_no_scalar(bundle):
+    """Where it does, the wheel of LiteRT 2.3 for ARM64 ends the process."""
+    runtime = open_bundle(bundle, "litert")
+    resized = []
+
+    class Spy:
+        def __init__(self, wrapper):
+            self.wrapper = wrapper
+
+        def __getattr__(self, name):
+            return getattr(self.wrapper, name)
+
+        def ResizeInputTensor(self, index, shape, *rest):
+            resized.append(tuple(shape))
+            self.wrapper.ResizeInputTensor(index, shape, *rest)
+
+    for runner in runtime._functions.values():
+        runner._interpreter_wrapper._wrapper = Spy(runner._interpreter_wrapper._wrapper)
+    runtime.adapt(*support(runtime), 0.1, 1)
+    size = runtime.manifest.feature_size
+    assert sorted(resized) == [(3,), (6,), (6, size), (size, 3)]
+
+
 @pytest.mark.parametrize("steps", [0, 1, 5, 50])
 def test_adapt_follows_the_reference(runtime, steps):
     inputs = support(runtime)
