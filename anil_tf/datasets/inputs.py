@@ -1,5 +1,6 @@
 """Converts the images and labels given to `Predictor` and `FewShotClient` to arrays."""
 
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -104,6 +105,24 @@ def _read(image: Any, shape: tuple[int, ...], dtype: str, crop: bool) -> np.ndar
     if array.dtype == bool and dtype == "uint8":  # stacked with bytes it would become 0 and 1
         raise ValueError("Pixels are 0 to 255. Received: a bool array. Multiply by np.uint8(255)")
     return array
+
+
+def encode_pictures(images: np.ndarray) -> np.ndarray:
+    """Pictures as the bytes of PNG files, which decode to the same pixels.
+
+    Args:
+        images: uint8 `[n, H, W, C]`, of 1 or 3 channels.
+
+    Returns:
+        Objects `[n]`, each `bytes`.
+    """
+    files = np.empty(len(images), object)
+    for row, image in enumerate(images):
+        file = io.BytesIO()
+        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        picture.save(file, "png", compress_level=0)  # half the time, for a quarter more bytes
+        files[row] = file.getvalue()
+    return files
 
 
 def _without_channel(shape: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -17,7 +17,7 @@ from anil_tf.export.bundle import export_bundle
 from anil_tf.export.manifest import read_manifest
 from anil_tf.export.serving.files import served_name
 from anil_tf.export.verify.episodes import ReferenceEpisodes
-from tests.export.serving.server import Servable
+from tests.export.serving.server import Loaded
 
 SIGNATURES = [
     "features",
@@ -26,6 +26,10 @@ SIGNATURES = [
     "predict",
     "similarity",
     "adapt_and_predict",
+    "features_encoded",
+    "learn_encoded",
+    "predict_encoded",
+    "adapt_and_predict_encoded",
 ]
 
 
@@ -49,9 +53,9 @@ def test_there_is_a_warm_up_request_for_every_signature(bundle):
 @pytest.mark.parametrize("name", ["bundle", "per_class_bundle"])
 def test_every_warm_up_request_is_answered(request, name):
     bundle = request.getfixturevalue(name)
-    servable = Servable("tiny", bundle / layout.SAVED_MODEL)
+    servable = Loaded(bundle / layout.SAVED_MODEL)
     for spec, inputs in read_warmup(bundle):
-        outputs = servable.run(servable.signature(spec.name, spec.signature_name), inputs)
+        outputs = servable.run(servable.signature(spec.signature_name), inputs)
         for value in outputs.values():
             assert np.isfinite(value).all() and np.size(value)
         if spec.signature_name == "adapt":
