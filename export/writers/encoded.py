@@ -34,9 +34,14 @@ def encoded_functions(graphs: Graphs) -> dict[str, Any]:
     declared = declare_encoded(image_shape, dtype, signature.outputs["features"].axes[1])
 
     functions = graphs.functions
+    # One function for all signatures, so that its graph is stored once.
+    decode = tf.function(
+        lambda encoded: decode_pictures(encoded, image_shape),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+    )
 
     def features_encoded(encoded: tf.Tensor) -> Tensors:
-        return functions["features"](decode_pictures(encoded, image_shape))
+        return functions["features"](decode(encoded))
 
     def learn_encoded(
         encoded: tf.Tensor,
@@ -59,9 +64,7 @@ def encoded_functions(graphs: Graphs) -> dict[str, Any]:
         support_encoded: tf.Tensor, support_labels: tf.Tensor, query_encoded: tf.Tensor
     ) -> Tensors:
         return functions["adapt_and_predict"](
-            decode_pictures(support_encoded, image_shape),
-            support_labels,
-            decode_pictures(query_encoded, image_shape),
+            decode(support_encoded), support_labels, decode(query_encoded)
         )
 
     each = (features_encoded, learn_encoded, predict_encoded, adapt_and_predict_encoded)

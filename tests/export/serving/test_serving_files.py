@@ -117,6 +117,28 @@ def test_the_cluster_manifest_fits_together(bundle):
     assert container["readinessProbe"]["httpGet"] == {"path": "/v1/models/tiny", "port": "rest"}
 
 
+def test_metrics_and_draining_are_configured(bundle):
+    folder = bundle / layout.SERVING
+    monitoring = (folder / "monitoring.config").read_text(encoding="utf-8")
+    (path,) = re.findall(r'path: "(\S+)"', monitoring)
+    deployment, _ = yaml.safe_load_all((folder / "kubernetes.yaml").read_text(encoding="utf-8"))
+    template = deployment["spec"]["template"]
+    assert template["metadata"]["annotations"]["prometheus.io/path"] == path
+    assert "/models/tiny/serving/monitoring.config" in (folder / "Dockerfile").read_text("utf-8")
+    (container,) = template["spec"]["containers"]
+    pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pause < template["spec"]["terminationGracePeriodSeconds"]
+
+
+def test_the_comment_on_labels_is_valid_configuration(bundle):
+    text = (bundle / layout.SERVING / "models.config").read_text(encoding="utf-8")
+    text = re.sub(r"^    #   ", "    ", text, flags=re.MULTILINE)
+    config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    (model,) = config.model_config_list.config
+    assert dict(model.version_labels) == {"stable": 1, "canary": 2}
+    assert list(model.model_version_policy.specific.versions) == [1, 2]
+
+
 def test_configuration_is_no_format(bundle):
     assert read_manifest(bundle).formats == ["litert", "onnx", "saved_model"]
 
