@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from anil_tf.datasets.pictures import read_image, to_array
+from anil_tf.datasets.windows import is_window, read_window
 
 AnyImage = str | os.PathLike[str] | Image.Image | np.ndarray
 Images = AnyImage | Iterable[AnyImage]
@@ -82,6 +83,8 @@ def read_pixels(
 
 
 def _read(image: Any, shape: tuple[int, ...], dtype: str, crop: bool) -> np.ndarray:
+    if is_window(shape, dtype) and isinstance(image, str | os.PathLike):
+        return read_window(Path(image), shape)
     if isinstance(image, FILE_OR_PICTURE):
         if dtype != "uint8" or len(shape) != 3:
             raise ValueError(
