@@ -231,14 +231,14 @@ class FewShotClient:
         """
         head.check_backbone(self.manifest)
         thresholds = None if accept is None else self.manifest.find_thresholds(head.counts, accept)
-        images = list_images(images, self.manifest.image_shape)
+        listed = list_images(images, self.manifest.image_shape)
         weights = {"kernel": head.kernel, "bias": head.bias}
-        one_call = 0 < len(images) <= BATCH and thresholds is None
+        one_call = 0 < len(listed) <= BATCH and thresholds is None
         if one_call and self._takes_files("predict_encoded"):
-            encoded = self._encode(self._read(images))
+            encoded = self._encode(self._read(listed))
             answer = self.call("predict_encoded", encoded=encoded, **weights)
             return answer["probabilities"]
-        features = self.features(images)
+        features = self.features(listed)
         answer = self.call("predict", features=features, **weights)
         if thresholds is None:
             return answer["probabilities"]
@@ -281,7 +281,9 @@ class FewShotClient:
             )
         return answer["probabilities"]
 
-    def _learn(self, images: Images, ways: int, settings: dict[str, Any]) -> dict[str, np.ndarray]:
+    def _learn(
+        self, images: np.ndarray | list[Any], ways: int, settings: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
         """Outputs of `adapt` from the initial head, with the features; in one call where it can."""
         if 0 < len(images) <= BATCH and self._takes_files("learn_encoded"):
             encoded = self._encode(self._read(images))

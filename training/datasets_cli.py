@@ -31,8 +31,8 @@ _SOURCES: list[tuple[str, str, Callable[[DataTable], bool]]] = [
     ),
     (
         "windows: sensor data and sound of your own",
-        "--data-dir DIR with DIR/class/*.npy, *.csv or *.wav, one window per file; their moments and "
-        "channels are data.image_shape.",
+        "--data-dir DIR with DIR/class/*.npy, *.csv or *.wav, one window per file; their moments "
+        "and channels are data.image_shape.",
         lambda data: data.source == "windows",
     ),
     (

@@ -239,8 +239,10 @@ def find_classes(
             reason: [path for path in paths if (root / empty) in path.parents]
             for reason, paths in left_out.items()
         }
-        why = describe_left_out({reason: paths for reason, paths in inside.items() if paths}, root)
-        raise ValueError(f"class {empty!r} has no images in {root / empty}. {why}".rstrip())
+        reason = describe_left_out(
+            {reason: paths for reason, paths in inside.items() if paths}, root
+        )
+        raise ValueError(f"class {empty!r} has no images in {root / empty}. {reason}".rstrip())
     return classes, left_out
 
 

@@ -30,8 +30,9 @@ def encoded_functions(graphs: Graphs) -> dict[str, Any]:
     """A `tf.function` for each signature of `declare_encoded`; none for data not of pictures."""
     signature = graphs.signatures["features"]
     dtype, (_, *axes) = signature.inputs["image"]
-    image_shape = tuple(axes)
-    declared = declare_encoded(image_shape, dtype, signature.outputs["features"].axes[1])
+    image_shape = tuple(int(axis) for axis in axes)
+    _, size = signature.outputs["features"].axes
+    declared = declare_encoded(image_shape, dtype, int(size))
 
     functions = graphs.functions
     # One function for all signatures, so that its graph is stored once.
@@ -75,7 +76,7 @@ def encoded_functions(graphs: Graphs) -> dict[str, Any]:
     }
 
 
-def decode_pictures(encoded: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
+def decode_pictures(encoded: tf.Tensor, image_shape: tuple[int, ...]) -> tf.Tensor:
     """Pictures in the model's shape, one after the other, so that one at a time takes memory.
 
     Args:
@@ -94,7 +95,7 @@ def decode_pictures(encoded: tf.Tensor, image_shape: tuple[int, int, int]) -> tf
     )
 
 
-def _decode(encoded: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
+def _decode(encoded: tf.Tensor, image_shape: tuple[int, ...]) -> tf.Tensor:
     is_jpeg = _starts_with(encoded, JPEG)
     known = tf.debugging.Assert(
         is_jpeg | _starts_with(encoded, PNG),
@@ -172,7 +173,7 @@ def _turn_upright(pixels: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
     return pixels
 
 
-def _fit(pixels: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
+def _fit(pixels: tf.Tensor, image_shape: tuple[int, ...]) -> tf.Tensor:
     """The largest centred box of the model's aspect ratio, resized: rows before columns."""
     height, width, _ = image_shape
     size = tf.shape(pixels)
