@@ -146,6 +146,48 @@ def resnet12(
     return keras.Model(image, _features(x, pooling, cosine), name="resnet12")
 
 
+def conv1d(
+    input_shape: tuple[int, int] = (128, 6),
+    filters: int = 64,
+    blocks: int = 4,
+    cosine: bool = False,
+) -> keras.Model:
+    """Blocks of convolution over time, batch norm, max-pooling and ReLU: for windows of signals.
+
+    Each channel is normalised first, so its unit does not matter. The last map is averaged over
+    time.
+
+    Args:
+        input_shape: Moments and channels.
+        filters: Number of filters per convolution, each over five moments.
+        blocks: Number of blocks, each of which halves the moments.
+        cosine: Whether features have unit length and both signs; see the module's docstring.
+
+    Returns:
+        A model `[B, T, C] -> [B, filters]`.
+
+    Raises:
+        ValueError: The input has not two axes, or too few moments for the blocks.
+    """
+    if len(input_shape) != 2 or input_shape[0] < 2**blocks:
+        raise ValueError(
+            f"conv1d takes windows [T, C] of at least {2**blocks} moments with {blocks} blocks. "
+            f"Received: input_shape={list(input_shape)}"
+        )
+    window = keras.Input(input_shape, name="image")
+    x = keras.layers.BatchNormalization(momentum=0.95, name="channels")(window)
+    for block in range(1, blocks + 1):
+        name = f"block{block}"
+        x = keras.layers.Conv1D(filters, 5, padding="same", use_bias=False, name=f"{name}_conv")(x)
+        x = keras.layers.BatchNormalization(momentum=0.95, name=f"{name}_norm")(x)
+        x = keras.layers.MaxPooling1D(name=f"{name}_pool")(x)
+        if block < blocks or not cosine:
+            x = keras.layers.ReLU(name=f"{name}_relu")(x)
+    x = keras.layers.GlobalAveragePooling1D(name="pooling")(x)
+    x = keras.layers.UnitNormalization(name="unit_length")(x) if cosine else x
+    return keras.Model(window, x, name="conv1d")
+
+
 def mlp(input_shape: tuple[int, ...] = (1,), units: int = 40, layers: int = 2) -> keras.Model:
     """A multi-layer perceptron: the body of MAML's sinusoid regressor (Finn et al. 2017).
 
@@ -165,6 +207,7 @@ def mlp(input_shape: tuple[int, ...] = (1,), units: int = 40, layers: int = 2) -
 
 
 BACKBONES: dict[str, Callable[..., keras.Model]] = {
+    "conv1d": conv1d,
     "conv4": conv4,
     "conv4_strided": conv4_strided,
     "efficientnet_lite0": efficientnet_lite0,

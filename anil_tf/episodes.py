@@ -118,6 +118,12 @@ class EpisodeSampler(_Sampler):
                 f"{most} shots and {queries} queries need {most + queries} images per class. "
                 f"Received: class {data.names[scarcest]!r} with {data.counts[scarcest]}"
             )
+        changed = rotations or distortion or flips or recoloring
+        if changed and data.images.ndim != 4:
+            raise ValueError(
+                "rotations, distortion, flips and recoloring are for pictures [n, H, W, C]. "
+                f"Received: data of shape {list(data.images.shape)}"
+            )
         height, width = data.images.shape[1:3]
         if rotations and height != width:
             raise ValueError(f"rotations need square images. Received: {height}x{width}")

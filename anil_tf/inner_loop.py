@@ -41,7 +41,7 @@ def tape_loop(
     support_loss: Callable[[Tensors], tf.Tensor],
     parameters: Tensors,
     learning_rate: tf.Tensor | float,
-    steps: int,
+    steps: int | tf.Tensor,
     first_order: bool = False,
 ) -> list[tf.Tensor]:
     """Gradient descent on `support_loss`, differentiable by an outer tape.
@@ -52,25 +52,37 @@ def tape_loop(
             sum contains the gradient of every task.
         parameters: Tensors `[T, ...]`, one slice per task.
         learning_rate: Scalar, or `[k]` as in `rate_at`.
-        steps: Number of updates, known when the graph is built.
+        steps: Number of updates. A Python int is unrolled; an int32 scalar tensor becomes a
+            `tf.while_loop`, which is traced in a fraction of the time.
         first_order: Whether to stop the outer gradient at the inner gradients (first-order MAML).
 
     Returns:
         The adapted parameters, shapes as given.
     """
-    adapted = [tf.convert_to_tensor(value) for value in parameters]
-    for step in range(steps):
+
+    def update(step: int | tf.Tensor, *values: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
-            tape.watch(adapted)
-            loss = tf.reduce_sum(support_loss(adapted))
-        gradients = tape.gradient(loss, adapted, unconnected_gradients="zero")
+            tape.watch(values)
+            loss = tf.reduce_sum(support_loss(values))
+        gradients = tape.gradient(loss, values, unconnected_gradients="zero")
         if first_order:
             gradients = [tf.stop_gradient(gradient) for gradient in gradients]
         rate = rate_at(learning_rate, step)
-        adapted = [
+        return [
             value - tf.cast(rate, value.dtype) * gradient
-            for value, gradient in zip(adapted, gradients, strict=True)
+            for value, gradient in zip(values, gradients, strict=True)
         ]
+
+    adapted = [tf.convert_to_tensor(value) for value in parameters]
+    if isinstance(steps, tf.Tensor):
+        _, *adapted = tf.while_loop(
+            lambda step, *values: step < steps,
+            lambda step, *values: [step + 1, *update(step, *values)],
+            [tf.constant(0), *adapted],
+        )
+        return adapted
+    for step in range(steps):
+        adapted = update(step, *adapted)
     return adapted
 
 

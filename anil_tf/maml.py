@@ -47,7 +47,7 @@ def adapt_task(
     labels: tf.Tensor,
     initial: Weights,
     adapting: Sequence[bool],
-    steps: int | None = None,
+    steps: int | tf.Tensor | None = None,
 ) -> Weights:
     """Runs the inner loop of one task on some of the weights.
 
@@ -57,7 +57,7 @@ def adapt_task(
         labels: Integers `[M]`, or float targets `[M, ways]` for a regression.
         initial: Weights before the first step.
         adapting: Whether each weight adapts: those of the body, then those of the head.
-        steps: Number of steps; by default the model's own.
+        steps: Number of steps, as `tape_loop` takes it; by default the model's own.
 
     Returns:
         The adapted weights, differentiable with respect to `initial` and the learning rate.

@@ -1,4 +1,4 @@
-"""Similarity of two representations of the same inputs: CCA, SVCCA and linear CKA, in NumPy.
+"""Similarity of two representations of the same inputs: CCA, SVCCA and linear CKA.
 
 Rows are inputs, columns are neurons. The two representations may have different columns.
 Activations of convolutions `[n, H, W, C]` become rows by `as_rows` (one row per position, one
@@ -7,6 +7,7 @@ authors do).
 """
 
 import numpy as np
+import tensorflow as tf
 
 # Directions below this share of the largest are rounding, not variation.
 _RANK_TOLERANCE = 1e-6
@@ -60,11 +61,14 @@ def svcca(x: np.ndarray, y: np.ndarray, variance: float = 0.99) -> float:
     x, y = _check(x, y)
     if np.array_equal(x, y):
         return _similarity_to_itself(x)
-    left, right = (_basis(_centre(side), variance) for side in (x, y))
-    dimensions = min(left.shape[1], right.shape[1])
+    x, y = _centre(x), _centre(y)
+    few_rows = len(x) <= max(x.shape[1], y.shape[1])
+    inner = _inner_by_vectors if variance == 1 or few_rows else _inner_by_covariances
+    products = inner(x, y, variance)
+    dimensions = min(products.shape)
     if dimensions == 0:
         return float("nan")
-    correlations = np.linalg.svd(left.T @ right, compute_uv=False)
+    correlations = np.linalg.svd(products, compute_uv=False)
     return float(np.clip(correlations, 0.0, 1.0).sum() / dimensions)
 
 
@@ -92,7 +96,8 @@ def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
         return _similarity_to_itself(x)
     x, y = _centre(x), _centre(y)
     if len(x) < max(x.shape[1], y.shape[1]):  # equal by the kernels of the rows, which are smaller
-        left, right = x @ x.T, y @ y.T
+        # By TensorFlow: on a busy machine the threads of NumPy's BLAS wait for one another here.
+        left, right = (tf.matmul(side, side, transpose_b=True).numpy() for side in (x, y))
         shared = np.sum(left * right)
     else:
         left, right = x.T @ x, y.T @ y
@@ -116,22 +121,34 @@ def _similarity_to_itself(x: np.ndarray) -> float:
 
 
 def _centre(x: np.ndarray) -> np.ndarray:
-    return x - x.mean(axis=0, dtype=np.float64)
+    """A copy in float64, made first: a mean of mixed dtypes takes several times as long."""
+    centred = x.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    return centred
 
 
-def _basis(centred: np.ndarray, variance: float) -> np.ndarray:
-    """Orthonormal basis `[rows, k]` of the directions that hold this share of the variance."""
-    rows, columns = centred.shape
-    if variance == 1 or rows <= columns:
-        vectors, values, _ = np.linalg.svd(centred, full_matrices=False)
-        return vectors[:, : _count_directions(values, variance)]
-    # Eigenvectors of the small covariance: many times faster than the SVD of all rows. Squaring
-    # costs no precision that matters here: the last direction kept has at least the share
-    # `(1 - variance) / columns` of the variance. With variance = 1 there is no such bound.
-    squares, directions = np.linalg.eigh(centred.T @ centred)
-    values, directions = np.sqrt(np.maximum(squares[::-1], 0)), directions[:, ::-1]
-    kept = _count_directions(values, variance)
-    return centred @ (directions[:, :kept] / values[:kept])
+def _inner_by_vectors(x: np.ndarray, y: np.ndarray, variance: float) -> np.ndarray:
+    """Inner products of the orthonormal bases of two centred representations, by their SVDs."""
+    bases = []
+    for side in (x, y):
+        vectors, values, _ = np.linalg.svd(side, full_matrices=False)
+        bases.append(vectors[:, : _count_directions(values, variance)])
+    return bases[0].T @ bases[1]
+
+
+def _inner_by_covariances(x: np.ndarray, y: np.ndarray, variance: float) -> np.ndarray:
+    """The same by the eigenvectors of the small covariances: many times faster with many rows.
+
+    Squaring costs no precision that matters here: the last direction kept has at least the share
+    `(1 - variance) / columns` of the variance. With variance = 1 there is no such bound.
+    """
+    whitened = []
+    for side in (x, y):
+        squares, directions = np.linalg.eigh(side.T @ side)
+        values, directions = np.sqrt(np.maximum(squares[::-1], 0)), directions[:, ::-1]
+        kept = _count_directions(values, variance)
+        whitened.append(directions[:, :kept] / values[:kept])
+    return whitened[0].T @ (x.T @ y) @ whitened[1]
 
 
 def _count_directions(values: np.ndarray, variance: float) -> int:

@@ -7,13 +7,17 @@ imports what it needs when it runs.
 import sys
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from anil_tf.support.hints import say_next
 from anil_tf.support.json_files import write_json
 from anil_tf.support.quiet import import_tensorflow, stderr_suppressed
+
+if TYPE_CHECKING:
+    from anil_tf.datasets.folder import Why
+    from anil_tf.export.predictor import Predictor
 
 SHOWN = 5  # classes per line of `predict`
 
@@ -157,8 +161,9 @@ def adapt(
     if remove and not known:
         raise ValueError("Say which head to remove a class from: --from HEAD")
     predictor = Predictor(bundle, known, steps, learning_rate, progress=True)
-    unlike = list_pictures(negatives) if negatives else []
-    predictor.change(list_classes(support) if support else {}, remove)
+    why = _why_left_out(predictor)
+    unlike = list_pictures(negatives, why) if negatives else []
+    predictor.change(list_classes(support, why) if support else {}, remove)
     accept = predictor.fit_acceptance(unlike) if unlike else None
     predictor.save(output)
 
@@ -220,7 +225,7 @@ def predict(
     from anil_tf.export.predictor import Predictor
 
     predictor = Predictor(bundle, head_file, progress=True)
-    asked = list_asked(images)
+    asked = list_asked(images, _why_left_out(predictor))
     if accept is None and predictor.head is not None:
         accept = predictor.head.accept
     names = predictor.names if accept is None else (*predictor.names, NONE)
@@ -242,6 +247,16 @@ def predict(
         click.echo(line)
     write_json(json_file, predictions)
     say_next("adapt", bundle, "--from", head_file, "--support", "MORE", "--output", "more.npz")
+
+
+def _why_left_out(predictor: "Predictor") -> "Why":
+    """What the folders of a bundle leave out: all but pictures, or all but windows."""
+    from anil_tf.datasets.pictures import why_left_out
+    from anil_tf.datasets.windows import is_window, why_no_window
+
+    manifest = predictor.runtime.manifest
+    takes_windows = is_window(manifest.image_shape, manifest.image_dtype)
+    return why_no_window if takes_windows else why_left_out
 
 
 @click.command("adapt-many")

@@ -6,7 +6,7 @@ The server keeps no state, so any replica can serve any request.
 
 import importlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from anil_tf.datasets.inputs import (
     Images,
     check_integer_labels,
     class_names,
+    encode_pictures,
     list_images,
     read_pixels,
 )
@@ -26,7 +27,7 @@ from anil_tf.export.head import Head
 from anil_tf.export.manifest import Manifest, parse_manifest
 from anil_tf.export.runtime.base import BATCH, Adaptation
 from anil_tf.export.serving.files import served_name
-from anil_tf.export.serving.transport import Transport
+from anil_tf.export.serving.transport import Transport, Version
 from anil_tf.export.signatures import bind
 
 
@@ -35,7 +36,8 @@ class FewShotClient:
 
     Args:
         url: `grpc://host:port` or `grpcs://` (with TLS), `http://host:port` or `https://`. gRPC is
-            much faster, because its tensors are binary; REST needs neither TensorFlow nor gRPC.
+            faster, because its tensors are binary; REST needs neither TensorFlow nor gRPC, and
+            sends pictures as PNG files.
             `grpc://dns:///name:port` reaches all replicas behind a name.
         manifest: Manifest of the bundle that the server has; or the path of its `manifest.json`, or
             of a copy of the bundle.
@@ -43,11 +45,18 @@ class FewShotClient:
         features_model: Name of a model with only the signature `features`, whose requests the
             server batches; none by default.
         timeout: Timeout of a request in seconds.
+        version: Version of the model, a number or a label of the server's configuration; the latest
+            by default.
+        headers: Headers of every request, such as `{"authorization": "Bearer ..."}`; over gRPC they
+            are its metadata.
+        ca_file: File of the certificates to trust (PEM), for a server whose certificate is of your
+            own authority. Needs `grpcs://` or `https://`.
 
     Raises:
         ImportError: A package that this protocol needs is not installed.
-        FileNotFoundError: There is no manifest at the path.
-        ValueError: The URL has another form, or the manifest is invalid.
+        FileNotFoundError: There is no manifest at the path, or no `ca_file`.
+        ValueError: The URL has another form, there is a `ca_file` without TLS, or the manifest is
+            invalid.
 
     Example:
         with FewShotClient("grpc://localhost:8500", "bundle/manifest.json") as client:
@@ -62,14 +71,20 @@ class FewShotClient:
         model: str | None = None,
         features_model: str | None = None,
         timeout: float = 30.0,
+        *,
+        version: Version = None,
+        headers: Mapping[str, str] | None = None,
+        ca_file: str | Path | None = None,
     ):
         if not isinstance(manifest, Manifest):
             manifest = parse_manifest(Path(manifest))
         self.manifest = manifest
         self.model = model or served_name(manifest.name)
         self.features_model = features_model or self.model
-        self.signatures = manifest.signatures
-        self.transport = connect(url, timeout)
+        self.signatures = manifest.signatures | manifest.encoded_signatures
+        self.version = version
+        self.transport = connect(url, timeout, headers, ca_file)
+        self._served: dict[str, frozenset[str]] = {}
 
     def __enter__(self) -> "FewShotClient":
         return self
@@ -88,9 +103,28 @@ class FewShotClient:
             ServingError: The server rejected the request, or did not reply in time.
             ValueError: An input has the wrong dtype or shape; nothing was sent.
         """
-        declared = self.signatures[signature]
-        model = self.features_model if signature == "features" else self.model
-        return self.transport.call(model, signature, bind(declared, inputs), declared)
+        declared, (model, version) = self.signatures[signature], self._place(signature)
+        return self.transport.call(model, signature, bind(declared, inputs), declared, version)
+
+    def _place(self, signature: str) -> tuple[str, Version]:
+        """The model and the version that has a signature."""
+        apart = self.features_model != self.model and signature.startswith("features")
+        return (self.features_model, None) if apart else (self.model, self.version)
+
+    def _takes_files(self, signature: str) -> bool:
+        """Whether to send pictures as files: where that is faster, and the server takes them.
+
+        Bundles of earlier versions have no such signature.
+        """
+        if not self.transport.prefers_files or signature not in self.signatures:
+            return False
+        apart = self.features_model != self.model  # then features come from there
+        if apart and signature in ("learn_encoded", "predict_encoded"):
+            return False
+        model, version = self._place(signature)
+        if model not in self._served:
+            self._served[model] = self.transport.list_signatures(model, version)
+        return signature in self._served[model]
 
     def features(self, images: Images) -> np.ndarray:
         """Features float32 `[B, D]` of any number of images.
@@ -104,7 +138,12 @@ class FewShotClient:
         batches = [self._read(images[start : start + BATCH]) for start in starts]
         if not batches:
             raise ValueError("there must be at least one image. Received: none")
-        return np.concatenate([self.call("features", image=batch)["features"] for batch in batches])
+        return np.concatenate([self._embed(batch) for batch in batches])
+
+    def _embed(self, batch: np.ndarray) -> np.ndarray:
+        if not self._takes_files("features_encoded"):
+            return self.call("features", image=batch)["features"]
+        return self.call("features_encoded", encoded=self._encode(batch))["features"]
 
     def _read(self, images: Images) -> np.ndarray:
         manifest = self.manifest
@@ -145,20 +184,24 @@ class FewShotClient:
             names = order_names(set(named))
             labels = [names.index(name) for name in named]
         labels = check_integer_labels(labels)
+        images = list_images(images, self.manifest.image_shape)
+        if len(labels) != len(images):
+            raise ValueError(
+                "There must be one label for each image. "
+                f"Received: {len(images)} images, {len(labels)} labels"
+            )
         if names is None:
             names = [str(label) for label in range(int(labels.max(initial=-1)) + 1)]
         if missing := [name for label, name in enumerate(names) if not (labels == label).any()]:
             raise ValueError(f"there must be at least one image of {missing[0]!r}. Received: none")
-        start = self._initial_head(len(names))
-        features = self.features(images)
-        outputs = self.call(
-            "adapt",
-            features=features,
-            labels=labels,
-            **start,
-            learning_rate=self.manifest.inner_lr if learning_rate is None else learning_rate,
-            steps=self.manifest.inner_steps if steps is None else steps,
-        )
+        self.manifest.check_ways(len(names))
+        settings = {
+            "labels": labels,
+            "learning_rate": self.manifest.inner_lr if learning_rate is None else learning_rate,
+            "steps": self.manifest.inner_steps if steps is None else steps,
+        }
+        outputs = self._learn(images, len(names), settings)
+        features = outputs.pop("features")
         adapted = Adaptation.from_outputs(outputs)
         if adapted.doubt:
             warnings.warn(adapted.doubt, stacklevel=2)
@@ -188,8 +231,15 @@ class FewShotClient:
         """
         head.check_backbone(self.manifest)
         thresholds = None if accept is None else self.manifest.find_thresholds(head.counts, accept)
-        features = self.features(images)
-        answer = self.call("predict", features=features, kernel=head.kernel, bias=head.bias)
+        listed = list_images(images, self.manifest.image_shape)
+        weights = {"kernel": head.kernel, "bias": head.bias}
+        one_call = 0 < len(listed) <= BATCH and thresholds is None
+        if one_call and self._takes_files("predict_encoded"):
+            encoded = self._encode(self._read(listed))
+            answer = self.call("predict_encoded", encoded=encoded, **weights)
+            return answer["probabilities"]
+        features = self.features(listed)
+        answer = self.call("predict", features=features, **weights)
         if thresholds is None:
             return answer["probabilities"]
         similarity = self.call(
@@ -216,17 +266,35 @@ class FewShotClient:
             ServingError: The server rejected the request, or did not reply in time.
             ValueError: The inputs do not fit the model.
         """
-        answer = self.call(
-            "adapt_and_predict",
-            support_image=self._read(support_images),
-            support_labels=check_integer_labels(support_labels),
-            query_image=self._read(query_images),
-        )
+        support, query = self._read(support_images), self._read(query_images)
+        labels = check_integer_labels(support_labels)
+        if self._takes_files("adapt_and_predict_encoded"):
+            answer = self.call(
+                "adapt_and_predict_encoded",
+                support_encoded=self._encode(support),
+                support_labels=labels,
+                query_encoded=self._encode(query),
+            )
+        else:
+            answer = self.call(
+                "adapt_and_predict", support_image=support, support_labels=labels, query_image=query
+            )
         return answer["probabilities"]
 
-    def _initial_head(self, ways: int) -> dict[str, np.ndarray]:
-        self.manifest.check_ways(ways)
-        return self.call("initial_head", ways=ways)
+    def _learn(
+        self, images: np.ndarray | list[Any], ways: int, settings: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
+        """Outputs of `adapt` from the initial head, with the features; in one call where it can."""
+        if 0 < len(images) <= BATCH and self._takes_files("learn_encoded"):
+            encoded = self._encode(self._read(images))
+            return self.call("learn_encoded", encoded=encoded, ways=ways, **settings)
+        start = self.call("initial_head", ways=ways)
+        features = self.features(images)
+        return {"features": features} | self.call("adapt", features=features, **start, **settings)
+
+    def _encode(self, images: np.ndarray) -> np.ndarray:
+        """Images that fit the model as PNG files."""
+        return encode_pictures(bind(self.signatures["features"], {"image": images})["image"])
 
 
 # Imported when used: REST must not need TensorFlow.
@@ -239,7 +307,12 @@ TRANSPORTS = {
 }
 
 
-def connect(url: str, timeout: float) -> Transport:
+def connect(
+    url: str,
+    timeout: float,
+    headers: Mapping[str, str] | None = None,
+    ca_file: str | Path | None = None,
+) -> Transport:
     """Connect to a server by a URL; see `FewShotClient`."""
     parts = urlsplit(url)
     secure = parts.scheme in ("grpcs", "https")
@@ -248,6 +321,12 @@ def connect(url: str, timeout: float) -> Transport:
         raise ValueError(
             f"url must be grpc://host:port, grpcs://, http:// or https://. Received: {url!r}"
         )
+    if ca_file is not None and not secure:
+        raise ValueError(
+            f"ca_file is for a connection with TLS: use {protocol}s://. Received: url={url!r}"
+        )
+    if ca_file is not None and not Path(ca_file).is_file():
+        raise FileNotFoundError(f"There is no file of certificates {ca_file}")
     target, install = TRANSPORTS[protocol]
     module, name = target.split(":")
     try:
@@ -255,5 +334,5 @@ def connect(url: str, timeout: float) -> Transport:
     except ModuleNotFoundError as error:
         raise ImportError(f"A client of {protocol}:// needs: {install}") from error
     if protocol == "http":
-        return transport(url, timeout)
-    return transport(url.partition("://")[2], timeout, secure)
+        return transport(url, timeout, headers, ca_file)
+    return transport(url.partition("://")[2], timeout, secure, headers, ca_file)

@@ -11,7 +11,7 @@ import pydantic
 
 from anil_tf.acceptance import NONE, UNDIVIDED, Temperature, find_thresholds
 from anil_tf.export import layout
-from anil_tf.export.signatures import LIMITS, Signature, declare
+from anil_tf.export.signatures import LIMITS, Signature, declare, declare_encoded
 from anil_tf.support.json_files import write_json
 from anil_tf.support.untrusted import read_bytes
 
@@ -162,6 +162,11 @@ class Settings(pydantic.BaseModel):
     def signatures(self) -> dict[str, Signature]:
         """The bundle's functions, with names, dtypes and axes of inputs and outputs."""
         return declare(self.image_shape, self.image_dtype, self.feature_size)
+
+    @property
+    def encoded_signatures(self) -> dict[str, Signature]:
+        """The functions of a SavedModel that take pictures as files; see `declare_encoded`."""
+        return declare_encoded(self.image_shape, self.image_dtype, self.feature_size)
 
     @property
     def most_ways(self) -> int:

@@ -110,6 +110,58 @@ def declare(
     }
 
 
+def declare_encoded(
+    image_shape: tuple[int, ...], image_dtype: str, feature_size: int
+) -> dict[str, Signature]:
+    """The signatures of a SavedModel alone, which take pictures as the bytes of their files.
+
+    The files are JPEG or PNG; `object` stands for TensorFlow's strings. The numbers are those that
+    the other signatures give for the pixels.
+
+    Args:
+        image_shape: Shape of one image, `(H, W, C)`.
+        image_dtype: dtype of the images.
+        feature_size: D, the width of the backbone's output.
+
+    Returns:
+        `features_encoded`, `learn_encoded` (features, the initial head and `adapt` at once),
+        `predict_encoded` and `adapt_and_predict_encoded`; none for data that are not pictures.
+    """
+    if image_dtype != "uint8" or len(image_shape) != 3 or image_shape[2] not in (1, 3):
+        return {}
+    declared = declare(image_shape, image_dtype, feature_size)
+    kernel, bias = declared["initial_head"].outputs.values()
+
+    def files(axis: str) -> TensorSpec:
+        return TensorSpec("object", (axis,))
+
+    numbers = ("labels", "learning_rate", "steps")
+    return {
+        "features_encoded": Signature({"encoded": files("batch")}, declared["features"].outputs),
+        "learn_encoded": Signature(
+            {
+                "encoded": files("rows"),
+                **{name: declared["adapt"].inputs[name] for name in numbers},
+                "ways": TensorSpec("int32", ()),
+            },
+            declared["adapt"].outputs
+            | {"adapted_kernel": kernel, "features": TensorSpec("float32", ("rows", feature_size))},
+        ),
+        "predict_encoded": Signature(
+            {"encoded": files("batch"), "kernel": kernel, "bias": bias},
+            declared["predict"].outputs,
+        ),
+        "adapt_and_predict_encoded": Signature(
+            {
+                "support_encoded": files("rows"),
+                "support_labels": declared["adapt_and_predict"].inputs["support_labels"],
+                "query_encoded": files("batch"),
+            },
+            declared["adapt_and_predict"].outputs,
+        ),
+    }
+
+
 def difference(declared: Signature, found: Signature) -> str:
     """The difference between a graph's tensors and the declared ones, in words; empty if none.
 
@@ -148,7 +200,7 @@ def bind(signature: Signature, values: dict[str, Any]) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     sizes: dict[str, tuple[str, int]] = {}
     for name, tensor in signature.inputs.items():
-        array = np.asarray(values[name])
+        array = np.asarray(values[name], object if tensor.dtype == "object" else None)
         integers = array.dtype.kind in "iu" and np.dtype(tensor.dtype).kind in "iu"
         fits = integers or np.can_cast(array.dtype, tensor.dtype, casting="same_kind")
         fits = fits and array.ndim == len(tensor.axes)

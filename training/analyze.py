@@ -6,7 +6,7 @@ similarity of every layer before and after the inner loop, and a test without he
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -108,8 +108,7 @@ def compare_tasks(
     blocks = list_blocks(model.backbone)
     names = list(blocks)
     depths = range(len(names) + 1) if model.adapts_body else ()
-    answers = _make_answers(model, blocks, depths, sampler.ways, steps)
-    probe = _make_probe(model, blocks, sampler.ways, steps)
+    experiment = _make_experiment(model, blocks, depths, sampler.ways, steps)
     cosines = tf.function(lambda inputs: predict_by_cosines(model, inputs, sampler.ways)[0])
 
     right: dict[Any, list[float]] = {key: [] for key in ("nil", *depths)}
@@ -119,13 +118,12 @@ def compare_tasks(
     for index in track(range(tasks), "Analysing", unit="task"):
         episode = sampler.episode(index)
         inputs = {key: tf.constant(episode[key]) for key in TASK}
-        task = list(inputs.values())
+        outcome = experiment(*inputs.values())
         batch = {key: value[tf.newaxis] for key, value in inputs.items()}
-        logits: dict[Any, tf.Tensor] = {**answers(*task), "nil": cosines(batch)}
+        logits: dict[Any, tf.Tensor] = {**outcome.logits, "nil": cosines(batch)}
         for key, values in logits.items():
             right[key].append(float(np.mean(values.numpy().argmax(-1) == episode["query_y"])))
-        before, after = probe(*task)
-        for name, old, new in zip(alike, before, after, strict=True):
+        for name, old, new in zip(alike, outcome.before, outcome.after, strict=True):
             old, new = old.numpy(), new.numpy()
             alike[name]["svcca"].append(svcca(as_rows(old), as_rows(new)))
             images = len(old)
@@ -153,17 +151,35 @@ def _mean(name: str, values: Sequence[float], prefix: str = "") -> dict[str, flo
     return {name: mean, f"{prefix}ci95": interval}
 
 
-def _make_answers(
+class _Outcome(NamedTuple):
+    """What one task shows.
+
+    `logits` of the queries, by the number of frozen blocks; the queries' activations in every block
+    and in the head, with the initial weights and with the adapted weights.
+    """
+
+    logits: dict[int, tf.Tensor]
+    before: list[tf.Tensor]
+    after: list[tf.Tensor]
+
+
+def _make_experiment(
     model: EpisodicModel,
     blocks: dict[str, list[keras.layers.Layer]],
     depths: Sequence[int],
     ways: int,
     steps: int,
-) -> Callable[..., dict[int, tf.Tensor]]:
-    """Makes a function from a task to its queries' logits, adapted with the first blocks frozen.
+) -> Callable[..., _Outcome]:
+    """Makes a function from a task's support, labels and query to its `_Outcome`.
 
-    It returns logits for each depth, the number of frozen blocks.
+    Args:
+        model: Model to run.
+        blocks: Layers of each block, from `list_blocks`.
+        depths: Numbers of blocks to freeze; none where the body does not adapt.
+        ways: Number of classes of the task.
+        steps: Number of inner steps.
     """
+    activations = _make_probe(model, blocks)
     block_of = {
         id(variable): number
         for number, layers in enumerate(blocks.values())
@@ -171,28 +187,34 @@ def _make_answers(
         for variable in layer.trainable_variables
     }
 
-    @tf.function
-    def answer(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor) -> dict[int, tf.Tensor]:
-        initial = initial_weights(model, ways)
-        logits = {}
-        for depth in depths:
-            adapting = adapting_weights(model, initial)
-            for index, variable in enumerate(model.backbone.trainable_variables):
-                adapting[index] = adapting[index] and block_of[id(variable)] >= depth
-            adapted = adapt_task(model, support, labels, initial, adapting, steps)
-            _, features = model.embedding.embed_task(support, query, adapted.body)
-            logits[depth] = apply_head(model, adapted.head, features)
-        return logits
+    def adapt(support: tf.Tensor, labels: tf.Tensor, initial: Weights, depth: int) -> Weights:
+        adapting = adapting_weights(model, initial)
+        for index, variable in enumerate(model.backbone.trainable_variables):
+            adapting[index] = adapting[index] and block_of[id(variable)] >= depth
+        # A tensor of steps makes a loop: unrolled, the depths take most of the time to trace.
+        return adapt_task(model, support, labels, initial, adapting, tf.constant(steps))
 
-    return answer
+    @tf.function
+    def run(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor) -> _Outcome:
+        initial = initial_weights(model, ways)
+        adapted = adapt(support, labels, initial, 0)
+        before, after = (activations(weights, support, query) for weights in (initial, adapted))
+        logits = {depth: after[-1] for depth in depths if depth == 0}
+        for depth in depths[1:]:
+            frozen = adapt(support, labels, initial, depth)
+            _, features = model.embedding.embed_task(support, query, frozen.body)
+            logits[depth] = apply_head(model, frozen.head, features)
+        return _Outcome(logits, before, after)
+
+    return run
 
 
 def _make_probe(
-    model: EpisodicModel, blocks: dict[str, list[keras.layers.Layer]], ways: int, steps: int
-) -> Callable[..., Any]:
-    """Makes a function from a task to its queries' activations in every block and in the head.
+    model: EpisodicModel, blocks: dict[str, list[keras.layers.Layer]]
+) -> Callable[[Weights, tf.Tensor, tf.Tensor], list[tf.Tensor]]:
+    """Makes a function from weights, support and query to the queries' activations.
 
-    It returns the activations with the initial weights and with the adapted weights.
+    They are those of every block, and the logits where there is a head.
     """
     backbone = model.backbone
     outputs = [layers[-1].output for layers in blocks.values()]
@@ -218,14 +240,7 @@ def _make_probe(
             return layers
         return [*layers, apply_head(model, weights.head, tf.cast(features, tf.float32))]
 
-    @tf.function
-    def both(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor) -> Any:
-        initial = initial_weights(model, ways)
-        adapting = adapting_weights(model, initial)
-        adapted = adapt_task(model, support, labels, initial, adapting, steps)
-        return tuple(activations(weights, support, query) for weights in (initial, adapted))
-
-    return both
+    return activations
 
 
 def format_analysis(figures: dict[str, Any]) -> str:

@@ -30,6 +30,12 @@ _SOURCES: list[tuple[str, str, Callable[[DataTable], bool]]] = [
         lambda data: data.source == "folder",
     ),
     (
+        "windows: sensor data and sound of your own",
+        "--data-dir DIR with DIR/class/*.npy, *.csv or *.wav, one window per file; their moments "
+        "and channels are data.image_shape.",
+        lambda data: data.source == "windows",
+    ),
+    (
         "any other TFDS image data set, such as cifar100",
         "A recipe with source = 'tfds', its name, and the TFDS splits to pool (data.subsets).",
         lambda data: data.source == "tfds" and data.name not in ("glyphs", "omniglot"),

@@ -39,6 +39,8 @@ def measure_speed(recipe: Recipe, sampler: EpisodeSampler) -> dict[str, Any]:
         )
         for name in ("anil", "maml")
     }
+    for model in models.values():  # an optimizer that is built by a step makes Keras trace it twice
+        model.optimizer.build(model.trainable_variables)
     inputs, labels = next(iter(sampler.dataset(1, recipe.training.tasks)))
     support, support_y = inputs["support_x"][0], inputs["support_y"][0]
     steps: dict[str, Callable[[], Any]] = {

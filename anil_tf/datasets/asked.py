@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anil_tf.acceptance import NONE
-from anil_tf.datasets.folder import list_classes, list_images
+from anil_tf.datasets.folder import Why, list_classes, list_images
+from anil_tf.datasets.pictures import why_left_out
 
 
 class Asked(NamedTuple):
@@ -20,11 +21,12 @@ class Asked(NamedTuple):
     folder: str | None = None
 
 
-def list_asked(paths: Iterable[Path]) -> list[Asked]:
+def list_asked(paths: Iterable[Path], why: Why = why_left_out) -> list[Asked]:
     """The images of files and folders.
 
     Args:
         paths: Files, folders of images, and folders of class folders.
+        why: Function that says why a file is left out; see `folder.list_classes`.
 
     Raises:
         ValueError: A folder has no images.
@@ -36,10 +38,10 @@ def list_asked(paths: Iterable[Path]) -> list[Asked]:
     for path in paths:
         if not path.is_dir():
             asked.append(Asked(path))
-        elif images := list_images(path):
+        elif images := list_images(path, why):
             asked += map(Asked, images)
         else:
-            classes = list_classes(path)
+            classes = list_classes(path, why)
             asked += [Asked(file, name) for name, files in classes.items() for file in files]
     return asked
 

@@ -1,6 +1,7 @@
 """Classes from a folder tree: one folder per class."""
 
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,14 +19,22 @@ from anil_tf.datasets.pictures import (
 from anil_tf.datasets.splits import SPLITS
 from anil_tf.support.progress import track
 
+# Says why a file is left out; empty for one to read.
+Why = Callable[[Path], str]
+
 
 def has_splits(root: Path) -> bool:
     """Whether the tree has `train`, `val` and `test` folders above its class folders."""
     return all((root / split).is_dir() for split in SPLITS)
 
 
-def list_classes(root: Path) -> dict[str, list[Path]]:
+def list_classes(root: Path, why: Why = why_left_out) -> dict[str, list[Path]]:
     """The image files of each class folder under `root`, by class name.
+
+    Args:
+        root: Folder with one folder per class.
+        why: Function that says why a file is left out, such as `windows.why_no_window` for files
+            of windows; empty for one to read.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -34,11 +43,11 @@ def list_classes(root: Path) -> dict[str, list[Path]]:
     Warns:
         UserWarning: Files were left out; the reasons are named, with an example of each.
     """
-    (classes,) = _list([root])
+    (classes,) = _list([root], why)
     return classes
 
 
-def list_pictures(root: Path) -> list[Path]:
+def list_pictures(root: Path, why: Why = why_left_out) -> list[Path]:
     """The image files in a folder and in the folders below it, in the order of their paths.
 
     Raises:
@@ -55,7 +64,7 @@ def list_pictures(root: Path) -> list[Path]:
     for path in sorted(root.rglob("*")):
         if path.is_dir() or any(map(is_leftover, (path, *path.relative_to(root).parents))):
             continue
-        if reason := why_left_out(path):
+        if reason := why(path):
             left_out.setdefault(reason, []).append(path)
         else:
             found.append(path)
@@ -66,12 +75,12 @@ def list_pictures(root: Path) -> list[Path]:
     return found
 
 
-def list_splits(root: Path) -> dict[str, dict[str, list[Path]]]:
+def list_splits(root: Path, why: Why = why_left_out) -> dict[str, dict[str, list[Path]]]:
     """The classes of the folders `train`, `val` and `test` under `root`; see `list_classes`."""
-    return dict(zip(SPLITS, _list([root / split for split in SPLITS]), strict=True))
+    return dict(zip(SPLITS, _list([root / split for split in SPLITS], why), strict=True))
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, why: Why = why_left_out) -> list[Path]:
     """The image files in a folder that has no folders in it; none of any other.
 
     Raises:
@@ -86,7 +95,7 @@ def list_images(folder: Path) -> list[Path]:
     left_out: dict[str, list[Path]] = {}
     images = []
     for path in entries:
-        if reason := why_left_out(path):
+        if reason := why(path):
             left_out.setdefault(reason, []).append(path)
         else:
             images.append(path)
@@ -98,8 +107,8 @@ def list_images(folder: Path) -> list[Path]:
     return images
 
 
-def _list(roots: list[Path]) -> list[dict[str, list[Path]]]:
-    found = [(root, *find_classes(root)) for root in roots]
+def _list(roots: list[Path], why: Why) -> list[dict[str, list[Path]]]:
+    found = [(root, *find_classes(root, why)) for root in roots]
     notes = [describe_left_out(left_out, root) for root, _, left_out in found if left_out]
     if notes:
         warnings.warn(". ".join(notes), stacklevel=3)

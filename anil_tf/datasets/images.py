@@ -1,4 +1,4 @@
-"""`ClassImages`: the images of several classes, in memory as unsigned bytes."""
+"""`ClassImages`: the images of several classes, or other data of them, in memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ class ClassImages:
     """Images grouped by class.
 
     Attributes:
-        images: uint8 `[n, H, W, C]`; the images of class 0, then those of class 1, ...
+        images: uint8 `[n, H, W, C]`, or float32 `[n, ...]` of other data; the images of class 0,
+            then those of class 1, ...
         counts: int64 `[classes]`, how many each has.
         names: One name per class.
     """
@@ -74,3 +75,22 @@ class ClassImages:
             self.counts[list(indices)],
             tuple(self.names[index] for index in indices),
         )
+
+
+def as_pictures(images: np.ndarray) -> np.ndarray:
+    """Images to look at: those of windows show time to the right and one row per channel.
+
+    Args:
+        images: uint8 `[..., H, W, C]`, which are returned as they are, or float32 `[..., T, C]`.
+
+    Returns:
+        uint8 `[..., H, W, C]`. A window's smallest value is black, its largest white.
+    """
+    if images.dtype == np.uint8:
+        return images
+    rows = np.swapaxes(images, -1, -2)
+    least = rows.min(axis=(-1, -2), keepdims=True)
+    span = np.maximum(rows.max(axis=(-1, -2), keepdims=True) - least, 1e-30)
+    channels, moments = rows.shape[-2:]
+    tall = np.repeat(rows, max(1, moments // (2 * channels)), axis=-2)
+    return (255 * (tall - least) / span).round().astype(np.uint8)[..., np.newaxis]

@@ -1,24 +1,26 @@
 """The classes of the train, val and test splits of a data set."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from anil_tf.datasets import folder
+from anil_tf.datasets import folder, windows
 from anil_tf.datasets.images import ClassImages
-from anil_tf.datasets.pictures import Shape
+from anil_tf.datasets.pictures import Shape, why_left_out
 from anil_tf.datasets.splits import SplitRule
 
 
 def load_folder(
-    root: Path, wanted: Sequence[str], image_shape: Shape, rule: SplitRule
+    root: Path, wanted: Sequence[str], image_shape: tuple[int, ...], rule: SplitRule
 ) -> dict[str, ClassImages]:
-    """Classes of a folder tree.
+    """Classes of a folder tree: of pictures, or of windows where `image_shape` has two axes.
 
     Args:
         root: Folder with `train`, `val` and `test` folders, each with one folder per class; or with
             one folder per class, which `rule` splits.
         wanted: Splits to read, of `train`, `val` and `test`.
-        image_shape: Height, width and channels of the images returned.
+        image_shape: Height, width and channels of the images returned; moments and channels of
+            windows, see `anil_tf.datasets.windows`.
         rule: Rule that splits classes that the tree does not split.
 
     Returns:
@@ -29,16 +31,29 @@ def load_folder(
         ValueError: The tree is not as described, a class is in two splits, or an image cannot be
             decoded.
     """
+    why, read = _reader(image_shape)
     if folder.has_splits(root):
-        files = folder.list_splits(root)
+        files = folder.list_splits(root, why)
         _check_disjoint({split: list(classes) for split, classes in files.items()}, str(root))
     else:
-        classes = folder.list_classes(root)
+        classes = folder.list_classes(root, why)
         files = {
             split: {name: classes[name] for name in names}
             for split, names in rule.split(list(classes)).items()
         }
-    return {split: folder.read_classes(files[split], image_shape) for split in wanted}
+    return {split: read(files[split]) for split in wanted}
+
+
+def _reader(
+    image_shape: tuple[int, ...],
+) -> tuple[folder.Why, Callable[[dict[str, list[Path]]], ClassImages]]:
+    """What is left out of a folder, and how the files of its classes are read."""
+    if len(image_shape) == 2:
+        read = functools.partial(windows.read_window_classes, shape=image_shape)
+        return windows.why_no_window, read
+    height, width, channels = image_shape
+    shape = height, width, channels
+    return why_left_out, lambda classes: folder.read_classes(classes, shape)
 
 
 def load_tfds(

@@ -6,7 +6,7 @@ The `adapt.py` of a bundle contains this file, so it imports only NumPy and Pill
 import functools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -191,10 +191,16 @@ def why_left_out(path: Path) -> str:
     return ""
 
 
-def find_classes(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+def find_classes(
+    root: Path, why: Callable[[Path], str] = why_left_out
+) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
     """The pictures of each class folder under `root`, and the files that are left out.
 
     Files left by operating systems are in neither.
+
+    Args:
+        root: Folder with one folder per class.
+        why: Function that says why an entry is left out; empty for one to read.
 
     Returns:
         Files by class name, and files by the reason why they are left out.
@@ -218,7 +224,7 @@ def find_classes(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path
         for path in sorted(folder.iterdir()):
             if is_leftover(path):
                 continue
-            if reason := why_left_out(path):
+            if reason := why(path):
                 found = _files_below(path) if path.is_dir() else [path]
                 left_out.setdefault(reason, []).extend(found)
             else:
@@ -233,8 +239,10 @@ def find_classes(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path
             reason: [path for path in paths if (root / empty) in path.parents]
             for reason, paths in left_out.items()
         }
-        why = describe_left_out({reason: paths for reason, paths in inside.items() if paths}, root)
-        raise ValueError(f"class {empty!r} has no images in {root / empty}. {why}".rstrip())
+        reason = describe_left_out(
+            {reason: paths for reason, paths in inside.items() if paths}, root
+        )
+        raise ValueError(f"class {empty!r} has no images in {root / empty}. {reason}".rstrip())
     return classes, left_out
 
 

@@ -25,9 +25,8 @@ let classes = []; // { row, examples: [{ features, thumbnail }] }, in the order 
 async function start() {
   find("#not-started").remove();
   find("#status").textContent = "Loading the model";
-  const typed = new URLSearchParams(location.search).get("bundle") ?? "bundle/";
-  const address = typed.endsWith("/") ? typed : `${typed}/`;
   await installWorker();
+  const address = await chooseBundle();
   try {
     const progress = new Progress();
     const ort = await loadRuntime(progress);
@@ -55,6 +54,26 @@ async function installWorker() {
   } catch {
     // Without it the page works as long as there is a network.
   }
+}
+
+/** The folder of the bundle to open: that of ?bundle=, else the first that bundles.json lists. */
+async function chooseBundle() {
+  const asFolder = (name) => (name.endsWith("/") ? name : `${name}/`);
+  const listed = await fetch("bundles.json").then((response) => response.json()).catch(() => []);
+  const known = Array.isArray(listed) ? listed.map(String).map(asFolder) : [];
+  const typed = new URLSearchParams(location.search).get("bundle");
+  const address = asFolder(typed ?? known[0] ?? "bundle/");
+  if (known.length > 1) {
+    const choice = find("#choice select");
+    for (const folder of new Set([...known, address])) {
+      choice.append(new Option(folder.slice(0, -1), folder, false, folder === address));
+    }
+    choice.onchange = () => {
+      location.search = new URLSearchParams({ bundle: choice.value });
+    };
+    find("#choice").hidden = false;
+  }
+  return address;
 }
 
 /** How much of the runtime and the model has arrived. */

@@ -6,7 +6,7 @@
 const CACHE = "anil-tf page";
 const PAGE = [
   "./", "index.html", "style.css", "page.webmanifest", "icon.svg", "app.js", "camera.js",
-  "fewshot.js", "head.js", "paper.js", "photos.js", "pixels.js", "shelf.js",
+  "bundles.json", "fewshot.js", "head.js", "paper.js", "photos.js", "pixels.js", "shelf.js",
   "node_modules/fflate/esm/browser.js",
 ];
 

@@ -27,11 +27,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     bundle = tf.saved_model.load(arguments.bundle / layout.SAVED_MODEL)
-    features = bundle.signatures["features"]
+    names = [name for name in bundle.signatures if name.startswith("features")]  # of files too
+    signatures = {name: bundle.signatures[name] for name in names}
     module = tf.Module()
     module.weights = bundle.weights
     version = arguments.output / "1"
-    tf.saved_model.save(module, version, {"features": features, "serving_default": features})
+    tf.saved_model.save(module, version, {**signatures, "serving_default": signatures["features"]})
     # With this file the server batches requests to the model.
     shutil.copy(
         arguments.bundle / layout.SERVING / "batching.config", version / "batching_params.pbtxt"

@@ -37,7 +37,7 @@ class SavedModelRuntime(BundleRuntime):
         self._signatures = meta_graph.signature_def
         self.signatures = {
             name: signature
-            for name, signature in self.signatures.items()
+            for name, signature in (self.signatures | self.manifest.encoded_signatures).items()
             if name in self._signatures
         }
         for name in self.signatures:
@@ -56,7 +56,7 @@ class SavedModelRuntime(BundleRuntime):
 def _describe(tensors: Any) -> dict[str, TensorSpec]:
     return {
         name: TensorSpec(
-            tf.as_dtype(tensor.dtype).name,
+            np.dtype(tf.as_dtype(tensor.dtype).as_numpy_dtype).name,
             tuple("?" if axis.size < 0 else axis.size for axis in tensor.tensor_shape.dim),
         )
         for name, tensor in tensors.items()

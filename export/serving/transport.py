@@ -23,13 +23,35 @@ class ServingError(RuntimeError):
         self.code = code
 
 
+# A number, or a label that the server's configuration gives to one.
+Version = int | str | None
+
+
 class Transport(Protocol):
-    """A connection to a server."""
+    """A connection to a server.
+
+    Attributes:
+        prefers_files: Whether pictures travel faster as files than as arrays of numbers.
+    """
+
+    prefers_files: bool
 
     def call(
-        self, model: str, signature: str, inputs: dict[str, np.ndarray], declared: Signature
+        self,
+        model: str,
+        signature: str,
+        inputs: dict[str, np.ndarray],
+        declared: Signature,
+        version: Version = None,
     ) -> dict[str, np.ndarray]:
         """Outputs by name of a signature run on arrays.
+
+        Args:
+            model: Name of the served model.
+            signature: Name of the signature.
+            inputs: Arrays by input name.
+            declared: The signature.
+            version: Version of the model, by number or label; the latest by default.
 
         A call is repeated only if the server is unavailable, `RETRIES` times with growing pauses. A
         rejected request would be rejected again, and a timed-out call has used its time.
@@ -37,6 +59,9 @@ class Transport(Protocol):
         Raises:
             ServingError: The server rejected the request, or did not reply in time.
         """
+
+    def list_signatures(self, model: str, version: Version = None) -> frozenset[str]:
+        """The names of a served model's signatures; none where the server does not tell them."""
 
     def close(self) -> None:
         """Close the connection."""

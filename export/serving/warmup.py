@@ -13,9 +13,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from anil_tf.datasets.inputs import encode_pictures
 from anil_tf.export import layout
 from anil_tf.export.serving.files import served_name
 from anil_tf.export.serving.grpc_transport import predict_request
+from anil_tf.export.signatures import declare_encoded
 from anil_tf.export.verify.episodes import ReferenceEpisodes
 from anil_tf.export.writers.graphs import Graphs, InitialHead
 
@@ -65,8 +67,35 @@ def choose_requests(episodes: ReferenceEpisodes, head: InitialHead) -> Requests:
             },
         ),
         ("adapt_and_predict", at_once),
+        *_encoded_requests(support, labels, query, start, head),
         # The same function under another name, which a server warms up separately.
         ("serving_default", at_once),
+    ]
+
+
+def _encoded_requests(
+    support: np.ndarray,
+    labels: np.ndarray,
+    query: np.ndarray,
+    start: dict[str, np.ndarray],
+    head: InitialHead,
+) -> Requests:
+    if not declare_encoded(support.shape[1:], support.dtype.name, len(start["kernel"])):
+        return []
+    files, asked = encode_pictures(support), encode_pictures(query)
+    learned = {
+        "encoded": files,
+        "labels": labels,
+        "learning_rate": np.array(head.inner_lr, np.float32),
+        "steps": np.array(head.inner_steps, np.int32),
+        "ways": np.array(2, np.int32),
+    }
+    at_once = {"support_encoded": files, "support_labels": labels, "query_encoded": asked}
+    return [
+        ("features_encoded", {"encoded": asked}),
+        ("learn_encoded", learned),
+        ("predict_encoded", {"encoded": asked, **start}),
+        ("adapt_and_predict_encoded", at_once),
     ]
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anil_tf.acceptance import UNDIVIDED, Temperature
+from anil_tf.datasets.inputs import encode_pictures
 from anil_tf.export.runtime.base import Adaptation
 from anil_tf.export.verify import reference
 from anil_tf.export.verify.episodes import ReferenceEpisodes
@@ -119,6 +120,14 @@ def list_cases(
             ({"features": np.concatenate([support, query])},),
             max(BOUND, LAST_BIT_SLACK * float(v.rounding)),
         )
+        if v.support_image.dtype == np.uint8 and v.support_image.shape[-1] in (1, 3):
+            yield Case(
+                "features, from files",
+                "features_encoded",
+                {"encoded": encode_pictures(np.concatenate(images))},
+                ({"features": np.concatenate([support, query])},),
+                max(BOUND, LAST_BIT_SLACK * float(v.rounding)),
+            )
         # Adaptation itself is judged apart from the features: from the same float32 ones.
         rows = support.astype(np.float32)
         for count in (steps, 0):

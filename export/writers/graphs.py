@@ -117,8 +117,12 @@ def build_graphs(
 
 
 def specs(inputs: dict[str, TensorSpec]) -> list[tf.TensorSpec]:
-    """Input signature for `tf.function`; axes with a name are dynamic."""
+    """Input signature for `tf.function`; axes with a name are dynamic, and objects are strings."""
     return [
-        tf.TensorSpec([axis if isinstance(axis, int) else None for axis in axes], dtype, name)
+        tf.TensorSpec(
+            [axis if isinstance(axis, int) else None for axis in axes],
+            tf.as_dtype(np.dtype(dtype)),
+            name,
+        )
         for name, (dtype, axes) in inputs.items()
     ]

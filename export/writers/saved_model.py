@@ -8,6 +8,7 @@ import tensorflow as tf
 from anil_tf.closed_form import Tensors
 from anil_tf.export import layout
 from anil_tf.export.signatures import LIMITS
+from anil_tf.export.writers.encoded import encoded_functions
 from anil_tf.export.writers.graphs import Graphs
 
 SERVING_DEFAULT = "adapt_and_predict"
@@ -15,6 +16,8 @@ SERVING_DEFAULT = "adapt_and_predict"
 
 def export_saved_model(graphs: Graphs, bundle: Path) -> None:
     """Write `saved_model/1/`, every function a signature, each weight stored once.
+
+    Models of pictures have two signatures more, which take files; see `writers.encoded`.
 
     Args:
         graphs: Graphs made by `graphs.build_graphs`.
@@ -24,8 +27,9 @@ def export_saved_model(graphs: Graphs, bundle: Path) -> None:
     # TensorFlow Serving restores the variables that the saved object tracks. Tracking the Keras
     # model would hide them from it, which `tf.saved_model.load` would not show.
     module.weights = graphs.weights
+    functions = graphs.functions | encoded_functions(graphs)
     signatures = {
-        name: guarded(function, graphs.head.shared) for name, function in graphs.functions.items()
+        name: guarded(function, graphs.head.shared) for name, function in functions.items()
     }
     signatures["serving_default"] = signatures[SERVING_DEFAULT]
     tf.saved_model.save(

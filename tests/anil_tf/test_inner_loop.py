@@ -164,6 +164,17 @@ def test_a_tensor_of_steps_runs_the_same_loop():
             assert_close(first, second, 1e-14)
 
 
+@pytest.mark.parametrize("rate", [0.3, [0.4, 0.1]])
+def test_a_tensor_of_steps_runs_the_same_tape_loop(rate):
+    task, labels, query_labels = draw_task(2, 2, 5, 3, 4, 2, "cross_entropy")
+    task = {**task, "rate": tf.constant(rate, tf.float64)}
+    for steps in (0, 1, 4):
+        unrolled = run("tape", task, labels, query_labels, "cross_entropy", steps)
+        looped = run("tape", task, labels, query_labels, "cross_entropy", tf.constant(steps))
+        for first, second in zip(unrolled.head, looped.head, strict=True):
+            assert_close(first, second, 1e-14)
+
+
 @pytest.mark.parametrize("form", ["gram", "tape"])
 def test_a_rate_a_step_is_a_step_at_each_rate_and_the_last_for_the_rest(form):
     task, labels, query_labels = draw_task(2, 1, 5, 3, 4, 2, "cross_entropy")

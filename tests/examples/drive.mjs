@@ -256,6 +256,27 @@ const scenarios = {
     return { reachable, forwards, backwards, name, status, leftField: (await focused()) === -1 };
   },
 
+  /** With two bundles listed: the second is chosen by keys alone, then the first again. */
+  async choose(page) {
+    const model = () => page.locator("#model").textContent();
+    const choice = page.getByRole("combobox", { name: "Model" });
+    const options = await choice.locator("option").allTextContents();
+    const models = [await model()];
+    for (const key of ["ArrowDown", "ArrowUp"]) {
+      await page.locator("h1").click();
+      for (let step = 0; step < 3; step++) {
+        await page.keyboard.press("Tab");
+        if (await choice.evaluate((element) => element === document.activeElement)) break;
+      }
+      const opened = page.waitForEvent("load");
+      await page.keyboard.press(key);
+      await opened;
+      await page.locator("main:not([inert])").waitFor();
+      models.push(await model(), await choice.inputValue());
+    }
+    return { options, models, search: new URL(page.url()).search };
+  },
+
   /** A page whose script does not run. */
   async notStarted(page) {
     const shown = page.locator("#not-started");

@@ -83,6 +83,29 @@ def test_keys_name_a_class_and_reach_every_control(drive):
     assert seen["leftField"]
 
 
+def test_one_of_several_bundles_is_chosen(drive, serve, page_copy):
+    (page_copy / "bundles.json").unlink()
+    (page_copy / "bundles.json").write_text('["per_class", "bundle/"]')
+    seen = drive("choose", at=serve(page_copy))
+    assert seen["options"] == ["per_class", "bundle"]
+    first, second, chosen, again, back = seen["models"]
+    assert (chosen, back) == ("bundle/", "per_class/") and first == again
+    assert seen["search"] == "?bundle=per_class%2F" and not seen["complaints"]
+    backbones = [urlparse(url).path for url in seen["requests"] if url.endswith("backbone.onnx")]
+    assert backbones == [
+        f"/{name}/onnx/backbone.onnx" for name in ("per_class", "bundle", "per_class")
+    ]
+
+
+@pytest.mark.parametrize("content", [None, '{"photos": 1}'])
+def test_without_a_list_there_is_no_choice(drive, serve, page_copy, content):
+    (page_copy / "bundles.json").unlink()
+    if content is not None:
+        (page_copy / "bundles.json").write_text(content)
+    seen = drive("six", at=serve(page_copy))
+    assert "Add an example" in seen["said"]
+
+
 @pytest.fixture
 def page_copy(page_root, tmp_path):
     """The page's folder, for a test that takes something out of it."""

@@ -87,7 +87,7 @@ def test_an_unknown_recipe_is_answered_with_those_there_are():
 def test_a_backbone_refuses_arguments_that_it_does_not_take():
     with pytest.raises(ValueError, match="'mlp' takes no invert"):
         read_recipe("sinusoid", ["model.backbone.invert=true"]).model.backbone.build((1,))
-    with pytest.raises(ValueError, match=r"must be one of \['conv4'.* Received: 'conv5'"):
+    with pytest.raises(ValueError, match=r"must be one of \['conv1d'.* Received: 'conv5'"):
         read_recipe("sinusoid", ["model.backbone.name=conv5"]).model.backbone.build((1,))
 
 

@@ -33,17 +33,19 @@ class DataTable(Table):
     """Where the classes come from.
 
     Attributes:
-        source: A TFDS data set, a folder tree, or sine waves to regress.
+        source: A TFDS data set, a folder tree of pictures, one of windows (`.npy`, `.csv`, `.wav`),
+            or sine waves to regress.
         name: The TFDS data set.
         subsets: TFDS splits to pool before splitting their classes; TFDS's own splits otherwise.
-        image_shape: Height, width and channels that images are resized to.
+        image_shape: Height, width and channels that images are resized to; moments and channels
+            of windows.
         class_lists: Folder of `train.csv`, `val.csv`, `test.csv`; a random split otherwise.
         split_sizes: Shares of train, val and test in a random split of the classes.
         split_seed: Seed for that random split.
         rotations: Whether to add classes, each turned by 90, 180 and 270 degrees.
     """
 
-    source: Literal["tfds", "folder", "sinusoid"]
+    source: Literal["tfds", "folder", "windows", "sinusoid"]
     name: TfdsName | None = None
     subsets: tuple[str, ...] | None = None
     image_shape: tuple[Annotated[int, Field(ge=1, le=2**14)], ...]
@@ -64,7 +66,7 @@ class DataTable(Table):
     def load(self, wanted: Sequence[str], data_dir: Path | None = None) -> dict[str, ClassImages]:
         """The classes of the wanted splits, of `train`, `val` and `test`."""
         rule = SplitRule(self.class_lists, self.split_sizes, self.split_seed)
-        if self.source == "folder":
+        if self.source in ("folder", "windows"):
             if data_dir is None:
                 raise ValueError(
                     "This recipe reads a folder of classes. Say where it is with --data-dir"
@@ -72,9 +74,19 @@ class DataTable(Table):
             return load_folder(data_dir, wanted, self._checked_shape(), rule)
         if self.name is None:
             raise ValueError("data.source 'tfds' needs data.name, the name of a TFDS data set")
-        return load_tfds(self.name, wanted, self._checked_shape(), rule, data_dir, self.subsets)
+        return load_tfds(self.name, wanted, self._picture_shape(), rule, data_dir, self.subsets)
 
-    def _checked_shape(self) -> Shape:
+    def _checked_shape(self) -> tuple[int, ...]:
+        if self.source == "windows":
+            if len(self.image_shape) != 2:
+                raise ValueError(
+                    "data.image_shape of windows is moments and channels, such as [128, 6]. "
+                    f"Received: {list(self.image_shape)}"
+                )
+            return self.image_shape
+        return self._picture_shape()
+
+    def _picture_shape(self) -> Shape:
         if len(self.image_shape) != 3 or self.image_shape[2] not in (1, 3):
             raise ValueError(
                 "data.image_shape is height, width and 1 or 3 channels. "

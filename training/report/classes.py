@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from anil_tf.datasets.images import as_pictures
 from anil_tf.episodes import EpisodeSampler
 from anil_tf.training.run import FinishedRun
 
@@ -89,7 +90,7 @@ def confuse(tested: FinishedRun, episodes: int) -> Confusion | None:
             np.add.at(matrix, (classes[episode["query_y"]], classes[answers]), 1)
     return Confusion(
         chosen.names,
-        np.stack([chosen.of(index)[0] for index in range(count)]),
+        as_pictures(np.stack([chosen.of(index)[0] for index in range(count)])),
         share[hard],
         matrix / matrix.sum(axis=1, keepdims=True),
     )
@@ -127,7 +128,7 @@ def view_features(tested: FinishedRun) -> FeatureView | None:
     points, explained = project(features)
     return FeatureView(
         tuple(tested.classes.names[index] for index in chosen),
-        np.stack([rows[0] for rows in images]),
+        as_pictures(np.stack([rows[0] for rows in images])),
         points,
         np.repeat(np.arange(len(chosen)), [len(rows) for rows in images]),
         explained,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from anil_tf.datasets.images import ClassImages
+from anil_tf.datasets.images import ClassImages, as_pictures
 
 CLASSES, IMAGES, COLUMNS = 24, 5, 4  # classes per split, images per class, classes per row
 _TITLES = {"train": "training", "val": "validation", "test": "test"}
@@ -46,7 +46,7 @@ def draw_contact_sheet(splits: dict[str, ClassImages], path: Path) -> None:
         )  # fmt: skip
         for place, index in enumerate(indices):
             axes = panel.add_subplot(grid[place // COLUMNS, place % COLUMNS])
-            axes.imshow(_strip(classes.of(index)), cmap="gray", vmin=0, vmax=255)
+            axes.imshow(_strip(as_pictures(classes.of(index))), cmap="gray", vmin=0, vmax=255)
             axes.set_anchor("W")
             axes.set_title(classes.names[index][:40], fontsize=7, loc="left", pad=2)
             axes.set_axis_off()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from anil_tf.datasets.images import as_pictures
 from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.support.progress import track
 from anil_tf.training.evaluate import evaluate_episodes
@@ -142,8 +143,8 @@ def answered_episodes(tested: FinishedRun) -> list[Answered]:
     return [
         Answered(
             f"Episode {number}",
-            episode["support_x"].reshape(ways, shots, *shape),
-            episode["query_x"].reshape(ways, queries, *shape),
+            as_pictures(episode["support_x"].reshape(ways, shots, *shape)),
+            as_pictures(episode["query_x"].reshape(ways, queries, *shape)),
             answers.reshape(ways, queries),
         )
         for number, (episode, answers) in enumerate(tested.predict(sampler, SHOWN_EPISODES), 1)

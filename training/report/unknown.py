@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from anil_tf.datasets.images import as_pictures
 from anil_tf.episodes import EpisodeSampler
 from anil_tf.training.run import FinishedRun
 from anil_tf.training.scoring.open_set import ACCEPT, judge_episodes, score_open_set
@@ -69,7 +70,7 @@ def face_unknown(tested: FinishedRun, episodes: int) -> UnknownClasses | None:
     shape = (len(found), *classes.images.shape[1:])
     return UnknownClasses(
         figures,
-        np.reshape(images, shape),
-        np.reshape(taken_for, shape),
+        as_pictures(np.reshape(images, shape)),
+        as_pictures(np.reshape(taken_for, shape)),
         np.array([-negative for negative, _, _ in found]),
     )

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from anil_tf.datasets.images import as_pictures
 from anil_tf.episodes import EpisodeSampler, SinusoidSampler
 from anil_tf.training.checkpoints import TrainingRun
 from anil_tf.training.recipe import Recipe
@@ -80,7 +81,8 @@ class TensorBoard(keras.callbacks.Callback):
         batch = {name: tf.constant(episode[name][np.newaxis]) for name in names}
         logits = self.model.adapt_and_predict(batch, training=False).after[0]
         answers = np.argmax(logits, axis=-1)
-        return tile(episode, answers, len(np.unique(episode["support_y"])))
+        shown = {name: as_pictures(episode[name]) for name in ("support_x", "query_x")}
+        return tile(episode | shown, answers, len(np.unique(episode["support_y"])))
 
     def _write(self, part: str, figures: dict[str, Any], step: int) -> None:
         with self._writer(part).as_default(step=step):

@@ -1,5 +1,6 @@
 """The client against a server: the same answers as offline, and a clear end to what goes wrong."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,9 +16,12 @@ from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from anil_tf.export.client import FewShotClient
+from anil_tf.export.manifest import read_manifest
 from anil_tf.export.runtime import open_bundle
+from anil_tf.export.serving.files import served_name
 from anil_tf.export.serving.transport import ServingError
 from anil_tf.export.signatures import Signature
+from tests.export.serving.server import Certificate, serve
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -132,8 +136,8 @@ def test_steps_and_rate_can_be_chosen(client, offline, images):
     ("change", "message"),
     [
         ({"images": np.zeros((6, 28, 28, 1))}, "image must be uint8"),
-        ({"images": np.zeros((0, 28, 28, 1), np.uint8)}, "at least one image"),
-        ({"labels": [0, 1]}, "features and labels must agree in rows"),
+        ({"images": np.zeros((0, 28, 28, 1), np.uint8), "labels": []}, "ways must be at least 2"),
+        ({"labels": [0, 1]}, "one label for each image. Received: 6 images, 2 labels"),
         ({"labels": [0] * 6}, "ways must be at least 2. Received: ways=1"),
         ({"labels": [-1] * 6, "names": ["a", "b"]}, r"at least one image of 'a'"),
         ({"labels": np.eye(3)[[0, 1, 2, 0, 1, 2]]}, r"Turn one-hot rows into numbers"),
@@ -196,7 +200,7 @@ def test_a_malformed_request_is_an_invalid_argument_and_the_server_goes_on(clien
 
 def test_a_payload_of_100_mb_is_an_invalid_argument_and_the_server_goes_on(client, images):
     grpc_image = np.full((100, 1000, 1000, 1), 200, np.uint8)
-    rest_image = np.array("A" * 10**8, object)  # a number a pixel would take the server minutes
+    rest_image = np.array([b"A" * 10**8], object)  # a number a pixel would take minutes
     over_grpc = type(client.transport).__name__ == "GrpcTransport"
     inputs = {"image": grpc_image if over_grpc else rest_image}
     with pytest.raises(ServingError) as failure:
@@ -247,6 +251,49 @@ def test_many_threads_share_a_client(client, offline, images):
             features = offline.features(images[rows[6:]])
             _, expected = offline.predict(features, adapted.kernel, adapted.bias)
             np.testing.assert_allclose(probabilities, expected, **CLOSE)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A key, and a certificate of one's own for `localhost`."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl on the PATH")
+    folder = tmp_path_factory.mktemp("certificate")
+    made = Certificate(folder / "key.pem", folder / "chain.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
+         "-keyout", made.key, "-out", made.chain],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return made
+
+
+def test_a_client_brings_a_token_and_trusts_an_authority(bundle, certificate, images):
+    manifest = read_manifest(bundle)
+    versions = {1: bundle / "saved_model" / "1"}
+    name = served_name(manifest.name)
+    with serve(name, versions, token="secret", certificate=certificate) as urls:
+        for url in urls.values():
+            trusted = {"ca_file": certificate.chain}
+            token = {"headers": {"Authorization": "Bearer secret"}}
+            with FewShotClient(url, manifest, **trusted, **token) as client:
+                assert client.learn(images[:6], LABELS).kernel.shape == (64, 3)
+            with FewShotClient(url, manifest, **trusted) as client:
+                with pytest.raises(ServingError, match="no token") as failure:
+                    client.call("initial_head", ways=2)
+            assert failure.value.code == "UNAUTHENTICATED"
+            with FewShotClient(url, manifest, timeout=3, **token) as client:
+                with pytest.raises(ServingError) as failure:  # nobody it knows has signed
+                    client.call("initial_head", ways=2)
+            assert failure.value.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+
+
+def test_certificates_without_tls_are_refused(served, tmp_path):
+    with pytest.raises(ValueError, match="use https://. Received: url='http://localhost'"):
+        FewShotClient("http://localhost", served.manifest, ca_file=tmp_path / "ca.pem")
+    with pytest.raises(FileNotFoundError, match="no file of certificates"):
+        FewShotClient("grpcs://localhost", served.manifest, ca_file=tmp_path / "ca.pem")
 
 
 class Flaky(prediction_service_pb2_grpc.PredictionServiceServicer):

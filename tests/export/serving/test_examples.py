@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from anil_tf.datasets.inputs import encode_pictures
 from anil_tf.export.runtime import open_bundle
-from tests.export.serving.server import Servable
+from tests.export.serving.server import Loaded
 
 
 @pytest.fixture
@@ -54,12 +55,16 @@ def test_the_tasks_that_are_written_can_be_learned(bundle, example, tmp_path):
 
 def test_the_backbone_alone_is_a_model_that_may_be_batched(bundle, example, images, tmp_path):
     example("features_model.py", bundle, "model")
-    servable = Servable("model", tmp_path / "model" / "1")
+    servable = Loaded(tmp_path / "model" / "1")
     expected = open_bundle(bundle, "saved_model").features(images)
     for name in ("features", "serving_default"):
-        definition = servable.signature("model", name)
+        definition = servable.signature(name)
         assert set(definition.inputs) == {"image"}
         outputs = servable.run(definition, {"image": images})
         np.testing.assert_allclose(outputs["features"], expected, rtol=1e-5, atol=1e-6)
-    assert set(servable._signatures) - {"__saved_model_init_op"} == {"features", "serving_default"}
+    files = encode_pictures(images)
+    encoded = servable.run(servable.signature("features_encoded"), {"encoded": files})
+    np.testing.assert_array_equal(encoded["features"], outputs["features"])
+    names = {"features", "features_encoded", "serving_default"}
+    assert set(servable.signatures) - {"__saved_model_init_op"} == names
     assert "max_batch_size" in (tmp_path / "model" / "1" / "batching_params.pbtxt").read_text()

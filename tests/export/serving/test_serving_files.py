@@ -17,7 +17,7 @@ from anil_tf.export.bundle import export_bundle
 from anil_tf.export.manifest import read_manifest
 from anil_tf.export.serving.files import served_name
 from anil_tf.export.verify.episodes import ReferenceEpisodes
-from tests.export.serving.server import Servable
+from tests.export.serving.server import Loaded
 
 SIGNATURES = [
     "features",
@@ -26,6 +26,10 @@ SIGNATURES = [
     "predict",
     "similarity",
     "adapt_and_predict",
+    "features_encoded",
+    "learn_encoded",
+    "predict_encoded",
+    "adapt_and_predict_encoded",
 ]
 
 
@@ -49,9 +53,9 @@ def test_there_is_a_warm_up_request_for_every_signature(bundle):
 @pytest.mark.parametrize("name", ["bundle", "per_class_bundle"])
 def test_every_warm_up_request_is_answered(request, name):
     bundle = request.getfixturevalue(name)
-    servable = Servable("tiny", bundle / layout.SAVED_MODEL)
+    servable = Loaded(bundle / layout.SAVED_MODEL)
     for spec, inputs in read_warmup(bundle):
-        outputs = servable.run(servable.signature(spec.name, spec.signature_name), inputs)
+        outputs = servable.run(servable.signature(spec.signature_name), inputs)
         for value in outputs.values():
             assert np.isfinite(value).all() and np.size(value)
         if spec.signature_name == "adapt":
@@ -111,6 +115,28 @@ def test_the_cluster_manifest_fits_together(bundle):
     assert ports == {"grpc": 8500, "rest": 8501}
     assert {port["targetPort"] for port in service["spec"]["ports"]} == set(ports)
     assert container["readinessProbe"]["httpGet"] == {"path": "/v1/models/tiny", "port": "rest"}
+
+
+def test_metrics_and_draining_are_configured(bundle):
+    folder = bundle / layout.SERVING
+    monitoring = (folder / "monitoring.config").read_text(encoding="utf-8")
+    (path,) = re.findall(r'path: "(\S+)"', monitoring)
+    deployment, _ = yaml.safe_load_all((folder / "kubernetes.yaml").read_text(encoding="utf-8"))
+    template = deployment["spec"]["template"]
+    assert template["metadata"]["annotations"]["prometheus.io/path"] == path
+    assert "/models/tiny/serving/monitoring.config" in (folder / "Dockerfile").read_text("utf-8")
+    (container,) = template["spec"]["containers"]
+    pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pause < template["spec"]["terminationGracePeriodSeconds"]
+
+
+def test_the_comment_on_labels_is_valid_configuration(bundle):
+    text = (bundle / layout.SERVING / "models.config").read_text(encoding="utf-8")
+    text = re.sub(r"^    #   ", "    ", text, flags=re.MULTILINE)
+    config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    (model,) = config.model_config_list.config
+    assert dict(model.version_labels) == {"stable": 1, "canary": 2}
+    assert list(model.model_version_policy.specific.versions) == [1, 2]
 
 
 def test_configuration_is_no_format(bundle):
