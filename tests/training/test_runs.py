@@ -17,6 +17,7 @@ from anil_tf.training import train as training
 from anil_tf.training.evaluate import describe, evaluate_episodes, evaluate_path
 from anil_tf.training.keras_runtime import KerasRuntime
 from anil_tf.training.recipe import Recipe, read_recipe
+from anil_tf.training.recipe.building import build_model
 from anil_tf.training.report.pictures import Answered, draw_episodes
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import make_sampler, make_samplers
@@ -131,6 +132,36 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(run, tree, tmp_path, mon
     curves = [RunDirectory(folder).read_curve() for folder in (run, output)]
     assert curves[1]["step"].tolist() == list(range(1, 10))
     np.testing.assert_allclose(curves[1]["loss"], curves[0]["loss"], rtol=1e-4)
+
+
+def convolutions(model: keras.Model) -> set[str]:
+    return {layer.compute_dtype for layer in model.backbone.layers if "conv" in layer.name}
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_run_in_another_precision_ends_as_a_model_in_float32(
+    run, tree, tmp_path, monkeypatch, precision
+):
+    recipe = small_recipe(f"training.precision={precision}")
+    model = build_model(recipe)
+    assert convolutions(model) == {precision}
+    assert {variable.dtype for variable in model.variables} == {"float32"}
+    assert model.head.compute_dtype == "float32"
+
+    output = tmp_path / "run"
+    if precision == "float16":  # the scale of its loss is a part of what is resumed
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "Checkpoint", StopsAfterTwo)
+            with pytest.raises(KeyboardInterrupt):
+                training.train(recipe, output, tree)
+    training.train(recipe, output, tree, resume=True)
+    trained, exact = (keras.saving.load_model(path / "model.keras") for path in (output, run))
+    assert convolutions(trained) == {"float32"}
+    assert trained.optimizer.iterations == 9
+    pairs = list(zip(trained.backbone.get_weights(), exact.backbone.get_weights(), strict=True))
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, rtol=0.1, atol=0.01)
+    assert any(np.any(one != other) for one, other in pairs)
 
 
 def test_resuming_a_finished_run_keeps_what_was_measured(run, tree, tmp_path):

@@ -15,6 +15,7 @@ from anil_tf.datasets.pictures import Shape
 from anil_tf.datasets.splits import SplitRule
 from anil_tf.export.signatures import MAX_STEPS
 
+Precision = Literal["float32", "bfloat16", "float16"]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 # `name`, `name/config` or either with `:version`. TFDS would take `namespace:name` too, and run the
 # code that it downloads from there.
@@ -176,6 +177,9 @@ class TrainingTable(Table):
         deterministic: Whether to use only kernels whose result does not depend on the order in
             which threads finish. Two runs then agree to the last bit, even if one was interrupted.
             Somewhat slower.
+        precision: What the backbone computes in during training. Weights, statistics of batch norm,
+            adaptation and the trained model are float32. `bfloat16` is for processors with
+            instructions for it (GPUs, CPUs with AMX), `float16` for GPUs: it scales the loss.
     """
 
     ways: Count = 5
@@ -192,6 +196,7 @@ class TrainingTable(Table):
     patience: Count | None = None
     validation_episodes: Count = 100
     deterministic: bool = False
+    precision: Precision = "float32"
 
     @property
     def epochs(self) -> int:

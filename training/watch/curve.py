@@ -102,7 +102,7 @@ def watch_gradients(model: EpisodicModel) -> tf.Variable | None:
 
     def watched(*arguments: Any, **options: Any) -> tuple[Any, ...]:
         gradients, *others = compute(*arguments, **options)
-        norm.assign(tf.linalg.global_norm(gradients))
+        norm.assign(tf.linalg.global_norm(gradients) / model.optimizer.scale_loss(tf.ones(())))
         return gradients, *others
 
     model.outer_gradients = watched  # type: ignore[method-assign]
