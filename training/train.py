@@ -189,19 +189,23 @@ def fit(recipe: Recipe, model: EpisodicModel, samplers: Samplers, run: TrainingR
     with progress, stop.listening():
         run.start(model, validation)
         while state.step < total and not run.has_stopped:
-            epoch, within = divmod(state.step, batches)
-            epochs = 1 if within else training.epochs - epoch  # an interrupted epoch comes alone
+            epoch, within = divmod(state.step, batches)  # an interrupted epoch comes alone
+            # Whole epochs are data sets of their own: the last execution of an epoch then has as
+            # many steps as are left.
             episodes = samplers.training.dataset(
-                epochs * batches - within, training.tasks, start=state.step * training.tasks
+                batches - within,
+                training.tasks,
+                start=state.step * training.tasks if within else 0,
+                draw_on=training.draw_on,
             )
             if within:  # the metrics must exist before their values are restored
                 with strategy.scope():
                     build_metrics(model, next(iter(episodes)))
             model.fit(
                 episodes,
-                epochs=epoch + epochs,
+                epochs=epoch + 1 if within else training.epochs,
                 initial_epoch=epoch,
-                steps_per_epoch=batches - within,
+                steps_per_epoch=batches - within if within else None,
                 validation_data=validation,
                 shuffle=False,  # episodes are drawn in order, from the seed
                 verbose=0,

@@ -1,7 +1,9 @@
 """Training runs: what they leave, that they repeat, that they go on where they stopped."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -132,6 +134,34 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(run, tree, tmp_path, mon
     curves = [RunDirectory(folder).read_curve() for folder in (run, output)]
     assert curves[1]["step"].tolist() == list(range(1, 10))
     np.testing.assert_allclose(curves[1]["loss"], curves[0]["loss"], rtol=1e-4)
+
+
+class Terminated(training.Checkpoint):
+    """Sends this process SIGTERM within the second epoch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        if self.state.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_whose_steps_draw_their_episodes_is_the_same_run(run, tree, tmp_path, monkeypatch):
+    """Epochs of 3 steps in computations of 2 and 1; stopped after 5 steps, and resumed."""
+    recipe = small_recipe("training.draw_on=device", "training.steps_per_execution=2")
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "Checkpoint", Terminated)
+        with pytest.raises(SystemExit):
+            training.train(recipe, output, tree)
+    figures = training.train(recipe, output, tree, resume=True)
+    assert figures["steps"] == 9
+    assert_same_weights(run, output)
+    expected, history = (RunDirectory(folder).read_history() for folder in (run, output))
+    for name in expected.keys() - {"wall_seconds"}:
+        np.testing.assert_allclose(history[name], expected[name], rtol=1e-4, err_msg=name)
+    curve = RunDirectory(output).read_curve()
+    assert curve["step"].tolist() == [2, 3, 5, 8, 9]
+    np.testing.assert_allclose(curve["loss"][0], RunDirectory(run).read_curve()["loss"][:2].mean())
 
 
 def convolutions(model: keras.Model) -> set[str]:

@@ -54,7 +54,11 @@ def build_model(recipe: Recipe, labels: int | None = None) -> EpisodicModel:
         steps = max(1, training.epochs * training.steps_per_epoch)
         rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     metric = EpisodeMeanSquaredError() if regression else EpisodeAccuracy()
-    model.compile(keras.optimizers.Adam(rate), metrics=[metric])
+    model.compile(
+        keras.optimizers.Adam(rate),
+        metrics=[metric],
+        steps_per_execution=training.steps_per_execution,
+    )
     return model
 
 
@@ -78,7 +82,7 @@ def finish_model(recipe: Recipe, model: EpisodicModel) -> EpisodicModel:
     finished.set_weights(model.get_weights())
     finished.optimizer.build(finished.trainable_variables)
     # In float16 the optimizer is inside one that scales the loss.
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    optimizer: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     for ours, theirs in zip(finished.optimizer.variables, optimizer.variables, strict=True):
         ours.assign(theirs)
     return finished

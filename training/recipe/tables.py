@@ -180,6 +180,10 @@ class TrainingTable(Table):
         precision: What the backbone computes in during training. Weights, statistics of batch norm,
             adaptation and the trained model are float32. `bfloat16` is for processors with
             instructions for it (GPUs, CPUs with AMX), `float16` for GPUs: it scales the loss.
+        draw_on: Where episodes are drawn: on the `host`, or on the `device` that trains, from
+            images in its memory. They are the same. `auto` is a GPU if there is one and they fit.
+        steps_per_execution: Steps in one computation, between which training cannot be stopped;
+            `auto` is 50 on a GPU and 1 on a CPU.
     """
 
     ways: Count = 5
@@ -197,6 +201,8 @@ class TrainingTable(Table):
     validation_episodes: Count = 100
     deterministic: bool = False
     precision: Precision = "float32"
+    draw_on: Literal["auto", "host", "device"] = "auto"
+    steps_per_execution: Count | Literal["auto"] = "auto"
 
     @property
     def epochs(self) -> int:
