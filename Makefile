@@ -1,12 +1,14 @@
 # make demo   trains, exports and adapts a small model, start to finish (into demo/)
 # make test   all checks: style, types, tests
 # make docs   the documentation, into build/site; make docs-notebook executes its tutorial anew
-# make bench  training and adaptation beside PyTorch and JAX: makes their environments, 10 minutes
+# make bench  training and adaptation beside PyTorch and JAX: makes their environments, 10 minutes;
+#             make bench DEVICE=gpu does it on a GPU
 # make bench-export   the exported adaptation in the Gram form against the plain loop
 # make bench-serving  heads in bulk against one by one; 32 clients on a server (8 GB of scratch)
 # Each makes its environment, .venv, the first time. Another Python: make test PYTHON=python3.13
 
 PYTHON ?= python3
+DEVICE ?= cpu
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/ready
@@ -35,7 +37,7 @@ docs-notebook: $(READY)
 
 bench: $(READY)
 	@mkdir -p build/bench
-	$(BIN)/python -m benchmarks.speed.compare \
+	$(BIN)/python -m benchmarks.speed.compare --device $(DEVICE) \
 	  --json build/bench/compare.json --markdown build/bench/compare.md
 
 bench-export: $(READY)
