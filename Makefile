@@ -1,14 +1,16 @@
 # make demo   trains, exports and adapts a small model, start to finish (into demo/)
 # make test   all checks: style, types, tests
 # make docs   the documentation, into build/site; make docs-notebook executes its tutorial anew
-# make test-arm64     the runtimes on an emulated ARM64 processor; the first time it downloads 150 MB
-# make phones what the tests compile and run the samples for phones with; it downloads 400 MB
-# make bench  training and adaptation beside PyTorch and JAX: makes their environments, 10 minutes
+# make test-arm64  the runtimes on an emulated ARM64 processor; the first time it downloads 150 MB
+# make phones      compiles and runs the samples for phones in the tests; it downloads 400 MB
+# make bench  training and adaptation beside PyTorch and JAX: makes their environments, 10 minutes;
+#             make bench DEVICE=gpu does it on a GPU
 # make bench-export   the exported adaptation in the Gram form against the plain loop
 # make bench-serving  heads in bulk against one by one; 32 clients on a server (8 GB of scratch)
 # Each makes its environment, .venv, the first time. Another Python: make test PYTHON=python3.13
 
 PYTHON ?= python3
+DEVICE ?= cpu
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/ready
@@ -39,7 +41,7 @@ docs-notebook: $(READY)
 
 bench: $(READY)
 	@mkdir -p build/bench
-	$(BIN)/python -m benchmarks.speed.compare \
+	$(BIN)/python -m benchmarks.speed.compare --device $(DEVICE) \
 	  --json build/bench/compare.json --markdown build/bench/compare.md
 
 bench-export: $(READY)

@@ -1,8 +1,9 @@
 """What `fit` and `evaluate` check of their data, and how they draw new episodes in each epoch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -12,44 +13,96 @@ INPUTS = ("support_x", "support_y", "query_x")
 # How the message about labels begins and ends; TensorFlow puts more around it.
 _START, _END = "Labels are", "Number the classes of a task from 0; padding rows take -1"
 
-# A data set of a sampler's episodes whose index is moved by a scalar int64 variable.
-Redraw = Callable[[tf.Variable], tf.data.Dataset]
+DrawOn = Literal["auto", "host", "device"]
 
 
-def remember_redraw(dataset: tf.data.Dataset, redraw: Redraw, episodes: int) -> tf.data.Dataset:
-    """Marks a sampler's data set, so that `fit` can draw new episodes in each epoch.
+@dataclass(frozen=True)
+class Plan:
+    """What a sampler's data set is made of, so that `fit` can draw its episodes in another way.
 
     Args:
-        dataset: Data set to mark. What is derived from it (`map`, `take`) carries no mark.
-        redraw: Function that returns the data set with its episode index moved by a variable.
-        episodes: Number of episodes of the data set: the distance from one epoch to the next.
-
-    Returns:
-        The same data set.
+        sampler: Sampler of the episodes.
+        batches: Number of batches.
+        tasks: Number of episodes per batch.
+        start: Index of the first episode.
+        draw_on: Where `fit` draws the episodes.
     """
-    dataset.redraw_episodes = redraw, episodes
-    return dataset
+
+    sampler: Any
+    batches: int
+    tasks: int
+    start: int
+    draw_on: DrawOn
+
+    def __post_init__(self) -> None:
+        if self.draw_on not in get_args(DrawOn):
+            raise ValueError(
+                f"draw_on must be one of {get_args(DrawOn)}. Received: {self.draw_on!r}"
+            )
+
+    @property
+    def episodes(self) -> int:
+        """Number of episodes: the distance from one epoch to the next."""
+        return self.batches * self.tasks
+
+    def indices(self, moved: tf.Variable | None = None) -> tf.data.Dataset:
+        """The index of the first episode of each batch, int64 scalars.
+
+        Args:
+            moved: Variable that is added to all indices when the data set is read.
+        """
+        # A known range: with a generator of unknown length Keras would run a phantom step in each
+        # epoch.
+        indices = tf.data.Dataset.range(self.start, self.start + self.episodes, self.tasks)
+        return indices if moved is None else indices.map(lambda index: index + moved)
+
+    def draw(self, first: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """The batch that begins with an episode."""
+        episodes = self.sampler.draw_batch(first + tf.range(self.tasks, dtype=tf.int64))
+        return {name: episodes[name] for name in INPUTS}, episodes["query_y"]
+
+    def dataset(self, moved: tf.Variable | None = None) -> tf.data.Dataset:
+        """The batches, drawn on the host. What is derived from it (`map`, `take`) has no plan."""
+        drawn = self.indices(moved).map(
+            self.draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        drawn = drawn.prefetch(tf.data.AUTOTUNE)
+        drawn.plan = self
+        return drawn
+
+    def draws_like(self, other: "Plan") -> bool:
+        """Whether the same function draws the batches of both plans."""
+        return self.sampler is other.sampler and self.tasks == other.tasks
+
+    def on_device(self) -> "Plan | None":
+        """The same plan with a sampler whose images are in the device's memory, if they fit."""
+        sampler = self.sampler.on_device()
+        return None if sampler is None else replace(self, sampler=sampler)
+
+
+def plan_of(dataset: Any) -> Plan | None:
+    """The plan of a sampler's data set; None for other data."""
+    return getattr(dataset, "plan", None) if isinstance(dataset, tf.data.Dataset) else None
 
 
 class NewEpisodes(keras.callbacks.Callback):
-    """Moves a marked data set to the episodes of the epoch that begins.
+    """Moves a plan's data set to the episodes of the epoch that begins.
 
     The epoch's number alone decides its episodes, so a run that resumes at an epoch continues with
     the episodes of an uninterrupted run.
 
     Args:
-        dataset: A data set marked by `remember_redraw`.
+        plan: Plan of the data set, which adds `moved` to its indices.
     """
 
-    def __init__(self, dataset: tf.data.Dataset) -> None:
+    def __init__(self, plan: Plan) -> None:
         super().__init__()
-        redraw, self._episodes = dataset.redraw_episodes
-        self._moved = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.dataset = redraw(self._moved)
+        self._episodes = plan.episodes
+        self.moved = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Moves the data set before `fit` begins to read it."""
-        self._moved.assign(epoch * self._episodes)
+        self.moved.assign(epoch * self._episodes)
 
 
 def check_kind(x: Any, method: str) -> None:
@@ -101,6 +154,19 @@ def check_labels(x: Any, y: Any, ways: int) -> Any:
             return tf.nest.map_structure(tf.identity, element)
 
     return x.map(check)
+
+
+def check_sampler(sampler: Any, ways: int) -> None:
+    """Checks the labels of a sampler whose episodes are drawn where nothing can be checked.
+
+    Raises:
+        ValueError: There are more labels than ways.
+    """
+    if sampler.labels > ways:
+        raise ValueError(
+            f"{_START} 0 to {ways - 1} with ways={ways}. Received: a sampler with "
+            f"{sampler.labels} labels. {_END}"
+        )
 
 
 @contextmanager

@@ -1,26 +1,45 @@
 """Episodes: few-shot tasks drawn by index from a seed, so that each can be drawn again."""
 
+import copy
+from typing import Self
+
 import numpy as np
 import tensorflow as tf
 
+from anil_tf import random_words
 from anil_tf.augmentation import TURNS, distort, flip, recolor, rotate
 from anil_tf.datasets.images import ClassImages
-from anil_tf.episode_data import INPUTS, remember_redraw
+from anil_tf.episode_data import DrawOn, Plan
 
 
 class _Sampler:
-    """Turns `draw(index)` into data sets of known length."""
+    """Turns `draw_batch(indices)` into data sets of known length."""
+
+    def draw_batch(self, indices: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Episodes `indices [T]`, int64, as tensors `[T, ...]`."""
+        raise NotImplementedError
+
+    def on_device(self) -> Self | None:
+        """The same sampler with its data in the memory of the device that trains.
+
+        Returns:
+            None where there is nothing to keep there, or not enough memory.
+        """
+        return None
 
     def draw(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """One episode as tensors."""
-        raise NotImplementedError
+        batch = self.draw_batch(tf.cast(index, tf.int64)[tf.newaxis])
+        return {name: tensor[0] for name, tensor in batch.items()}
 
     def episode(self, index: int) -> dict[str, np.ndarray]:
         """Episode `index`: arrays `support_x [M, ...]`, `support_y [M]`, `query_x`, `query_y`."""
         episode = self.draw(tf.constant(index, tf.int64))
         return {name: tensor.numpy() for name, tensor in episode.items()}
 
-    def dataset(self, batches: int, tasks: int, start: int = 0) -> tf.data.Dataset:
+    def dataset(
+        self, batches: int, tasks: int, start: int = 0, draw_on: DrawOn = "auto"
+    ) -> tf.data.Dataset:
         """Meta-batches of consecutive episodes, for `fit` and `evaluate`.
 
         Episode `start` is the first; batch `b` holds the `tasks` episodes from `start + b * tasks`
@@ -36,26 +55,16 @@ class _Sampler:
             batches: Number of batches; the cardinality of the data set.
             tasks: Number of episodes per batch, T.
             start: Index of the first episode.
+            draw_on: Where `fit` of a model of this package draws the episodes: on the `"host"`,
+                ahead of the steps; or on the `"device"`, within the steps, from images in its
+                memory. The episodes are the same. `"auto"` is the device if the model is compiled
+                by XLA for a GPU and the images fit its memory.
 
         Returns:
             Elements `({"support_x": [T, M, ...], "support_y": [T, M], "query_x": [T, Q, ...]},
             query_y [T, Q])`.
         """
-        episodes = batches * tasks
-
-        def draw_from(first: int | tf.Variable) -> tf.data.Dataset:
-            # A known range of indices: with a generator of unknown length Keras would run a
-            # phantom step in each epoch.
-            indices = tf.data.Dataset.range(start, start + episodes)
-            if isinstance(first, tf.Variable):
-                indices = indices.map(lambda index: index + first)
-            drawn = indices.map(self.draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            return drawn.batch(tasks, drop_remainder=True).map(split).prefetch(tf.data.AUTOTUNE)
-
-        def split(episode: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-            return {name: episode[name] for name in INPUTS}, episode["query_y"]
-
-        return remember_redraw(draw_from(0), draw_from, episodes)
+        return Plan(self, batches, tasks, start, draw_on).dataset()
 
 
 class EpisodeSampler(_Sampler):
@@ -139,6 +148,30 @@ class EpisodeSampler(_Sampler):
         with tf.device("CPU"):
             self._images = tf.constant(data.images)
             self._counts, self._starts = tf.constant(data.counts), tf.constant(data.starts)
+        self._on_device: Self | None = None
+
+    @property
+    def labels(self) -> int:
+        """Number of classes among all labels."""
+        return self.ways
+
+    def on_device(self) -> Self | None:
+        """The same sampler with its images in the memory of the GPU; itself without a GPU.
+
+        Returns:
+            None where the memory does not suffice.
+        """
+        gpus = tf.config.list_logical_devices("GPU")
+        if self._on_device is None and gpus:
+            moved = copy.copy(self)
+            try:
+                with tf.device(gpus[0].name):
+                    for name in ("_images", "_counts", "_starts"):
+                        setattr(moved, name, tf.identity(getattr(self, name)))
+            except tf.errors.ResourceExhaustedError:
+                return None
+            self._on_device = moved
+        return self._on_device or self
 
     def episode(self, index: int) -> dict[str, np.ndarray]:
         """Episode `index`, without padding; `classes [N]` are indices of `data.names`."""
@@ -146,48 +179,59 @@ class EpisodeSampler(_Sampler):
         counted = episode["support_y"] >= 0
         return episode | {name: episode[name][counted] for name in ("support_x", "support_y")}
 
-    def draw(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One episode, padded; see `episode`."""
-        images, classes = self._draw_images(index)
-        labels = tf.range(self.ways)
-        flat = [-1, *self.data.images.shape[1:]]
+    def draw_batch(self, indices: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Episodes `indices [T]`, int64, padded; `classes [T, N]` are indices of `data.names`."""
+        images, classes = self._draw_images(indices)
+        tasks = images.shape[0]
+        flat = [tasks, -1, *self.data.images.shape[1:]]
+        query_y = tf.repeat(tf.range(self.ways), self.queries)
         return {
-            "support_x": tf.reshape(images[:, : self._most], flat),
-            "support_y": self._draw_support_labels(index),
-            "query_x": tf.reshape(images[:, self._most :], flat),
-            "query_y": tf.repeat(labels, self.queries),
+            "support_x": tf.reshape(images[:, :, : self._most], flat),
+            "support_y": self._draw_support_labels(indices),
+            "query_x": tf.reshape(images[:, :, self._most :], flat),
+            "query_y": tf.tile(query_y[tf.newaxis], [tasks, 1]),
             "classes": classes // TURNS if self.rotations else classes,
         }
 
-    def _draw_support_labels(self, index: tf.Tensor) -> tf.Tensor:
-        """Labels `[N * most]` of the support images, -1 for those that are padding."""
+    def _draw_support_labels(self, indices: tf.Tensor) -> tf.Tensor:
+        """Labels `[T, N * most]` of the support images, -1 for those that are padding."""
         labels = tf.repeat(tf.range(self.ways), self._most)
         if self._least == self._most:
-            return labels
-        seed = _fold_in(_seeds(self.seed, index, 1)[0], 1)
-        counts = tf.random.stateless_uniform(
-            [self.ways], seed, self._least, self._most + 1, tf.int32
-        )
-        counted = tf.range(self._most) < counts[:, tf.newaxis]
-        return tf.where(tf.reshape(counted, [-1]), labels, -1)
+            return tf.tile(labels[tf.newaxis], [indices.shape[0], 1])
+        seeds = random_words.fold_in(random_words.split(_seeds(self.seed, indices), 1)[:, 0], 1)
+        span = self._most + 1 - self._least
+        counts = self._least + _below(span, random_words.words(seeds, self.ways))
+        counted = tf.range(self._most) < counts[..., tf.newaxis]
+        return tf.where(tf.reshape(counted, [indices.shape[0], -1]), labels, -1)
 
-    def _draw_images(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Images `[N, K + Q, H, W, C]` of distinct classes, and the indices of those classes."""
-        class_seed, image_seed, turn_seed, distortion_seed = _seeds(self.seed, index, 4)
-        classes = _distinct(class_seed, tf.fill([1], len(self.data.names)), self.ways)[0]
-        rows = _distinct(image_seed, tf.gather(self._counts, classes), self._most + self.queries)
-        rows += tf.gather(self._starts, classes)[:, tf.newaxis]
-        images = tf.gather(self._images, rows)
+    def _draw_images(self, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Images `[T, N, K + Q, H, W, C]` of distinct classes, and those classes `[T, N]`."""
+        tasks, ways, rows = indices.shape[0], self.ways, self._most + self.queries
+        seeds = random_words.split(_seeds(self.seed, indices), 4)
+        class_seeds, image_seeds, turn_seeds, change_seeds = tf.unstack(seeds, axis=1)
+        known = len(self.data.names)
+        classes = _draw_distinct(class_seeds, tf.fill([tasks, 1], known), ways, known)[:, 0]
+        counts, widest = tf.gather(self._counts, classes), int(self.data.counts.max())
+        chosen = _draw_distinct(image_seeds, counts, rows, widest)
+        chosen += tf.gather(self._starts, classes)[..., tf.newaxis]
+        shape = self.data.images.shape[1:]
+        images = tf.reshape(tf.gather(self._images, chosen), [tasks * ways, rows, *shape])
         if self.distortion:
-            images = distort(images, distortion_seed, self.distortion)
+            numbers = random_words.fractions(change_seeds, ways * rows * 6)
+            numbers = tf.reshape(numbers, [tasks * ways, rows, 2, 3])
+            images = distort(images, numbers, self.distortion)
         if self.flips:
-            images = flip(images, _fold_in(distortion_seed, 1))
+            numbers = random_words.fractions(random_words.fold_in(change_seeds, 1), ways * rows)
+            images = flip(images, tf.reshape(numbers, [-1, rows]))
         if self.recoloring:
-            images = recolor(images, _fold_in(distortion_seed, 2), self.recoloring)
-        if not self.rotations:
-            return images, classes
-        turns = tf.random.stateless_uniform([self.ways], turn_seed, 0, TURNS, tf.int32)
-        return rotate(images, turns), classes * TURNS + tf.cast(turns, classes.dtype)
+            numbers = random_words.fractions(random_words.fold_in(change_seeds, 2), 3 * ways * rows)
+            numbers = tf.transpose(tf.reshape(numbers, [tasks, 3, ways, rows]), [1, 0, 2, 3])
+            images = recolor(images, tf.reshape(numbers, [3, -1, rows]), self.recoloring)
+        if self.rotations:
+            turns = _below(TURNS, random_words.words(turn_seeds, ways))
+            images = rotate(images, tf.reshape(turns, [-1]))
+            classes = classes * TURNS + tf.cast(turns, classes.dtype)
+        return tf.reshape(images, [tasks, ways, rows, *shape]), classes
 
 
 class ClassSampler(EpisodeSampler):
@@ -202,15 +246,15 @@ class ClassSampler(EpisodeSampler):
         """Number of classes among all labels."""
         return len(self.data.names) * (TURNS if self.rotations else 1)
 
-    def draw(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One batch; see `episode`."""
-        images, classes = self._draw_images(index)
-        shape = self.data.images.shape[1:]
+    def draw_batch(self, indices: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Batches `indices [T]`, int64."""
+        images, classes = self._draw_images(indices)
+        tasks, shape = images.shape[0], self.data.images.shape[1:]
         return {
-            "support_x": tf.zeros([0, *shape], images.dtype),
-            "support_y": tf.zeros([0], tf.int32),
-            "query_x": tf.reshape(images, [-1, *shape]),
-            "query_y": tf.repeat(tf.cast(classes, tf.int32), self._most + self.queries),
+            "support_x": tf.zeros([tasks, 0, *shape], images.dtype),
+            "support_y": tf.zeros([tasks, 0], tf.int32),
+            "query_x": tf.reshape(images, [tasks, -1, *shape]),
+            "query_y": tf.repeat(tf.cast(classes, tf.int32), images.shape[2], axis=1),
         }
 
 
@@ -228,37 +272,62 @@ class SinusoidSampler(_Sampler):
     def __init__(self, shots: int, queries: int, seed: int = 0) -> None:
         self.shots, self.queries, self.seed = shots, queries, seed
 
-    def draw(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One episode; inputs and targets are float32 `[K, 1]` and `[Q, 1]`."""
-        wave_seed, x_seed = _seeds(self.seed, index, 2)
-        amplitude, phase = tf.unstack(
-            tf.random.stateless_uniform([2], wave_seed, [0.1, 0.0], [5.0, np.pi])
-        )
-        x = tf.random.stateless_uniform([self.shots + self.queries, 1], x_seed, -5.0, 5.0)
+    def draw_batch(self, indices: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Episodes `indices [T]`; inputs and targets are float32 `[T, K, 1]` and `[T, Q, 1]`."""
+        seeds = random_words.split(_seeds(self.seed, indices), 2)
+        waves = _between(random_words.fractions(seeds[:, 0], 2), [0.1, 0.0], [5.0, np.pi])
+        amplitude, phase = tf.unstack(waves[..., tf.newaxis, tf.newaxis], axis=1)
+        points = random_words.fractions(seeds[:, 1], self.shots + self.queries)
+        x = _between(points, -5.0, 5.0)[..., tf.newaxis]
         y = amplitude * tf.sin(x - phase)
         return {
-            "support_x": x[: self.shots],
-            "support_y": y[: self.shots],
-            "query_x": x[self.shots :],
-            "query_y": y[self.shots :],
+            "support_x": x[:, : self.shots],
+            "support_y": y[:, : self.shots],
+            "query_x": x[:, self.shots :],
+            "query_y": y[:, self.shots :],
         }
 
 
-def _seeds(seed: int, index: tf.Tensor, count: int) -> list[tf.Tensor]:
-    """Independent seeds for the draws of one episode."""
-    pair = tf.stack([tf.constant(seed, tf.int64), index])
-    return tf.unstack(tf.random.experimental.stateless_split(pair, count))
+def _seeds(seed: int, indices: tf.Tensor) -> tf.Tensor:
+    """A seed for each episode, `[T, 2]`."""
+    pair = tf.stack([tf.fill(tf.shape(indices), tf.constant(seed, tf.int64)), indices], axis=1)
+    return tf.bitcast(tf.ensure_shape(pair, [indices.shape[0], 2]), tf.uint64)
 
 
-def _fold_in(seed: tf.Tensor, number: int) -> tf.Tensor:
-    """Another seed, so that a further draw leaves the others as they are."""
-    return tf.random.experimental.stateless_fold_in(seed, number)
+def _below(bound: int, words: tf.Tensor) -> tf.Tensor:
+    """int32 numbers from 0 below a bound, as of `tf.random.stateless_uniform`."""
+    return tf.cast(words % tf.constant(bound, words.dtype), tf.int32)
 
 
-def _distinct(seed: tf.Tensor, counts: tf.Tensor, draws: int) -> tf.Tensor:
-    """For each count n, `draws` different integers below n, in random order: `[len, draws]`."""
-    counts = tf.cast(counts, tf.int32)
-    width = tf.reduce_max(counts)
-    keys = tf.random.stateless_uniform([tf.size(counts), width], seed)
-    keys = tf.where(tf.range(width) < counts[:, tf.newaxis], keys, -1.0)
+def _between(
+    numbers: tf.Tensor, least: list[float] | float, most: list[float] | float
+) -> tf.Tensor:
+    """float32 numbers in a range, as of `tf.random.stateless_uniform`."""
+    first, last = tf.constant(least), tf.constant(most)
+    return tf.cast(numbers, tf.float32) * 2.0**-random_words.BITS * (last - first) + first
+
+
+def _draw_distinct(seeds: tf.Tensor, counts: tf.Tensor, draws: int, widest: int) -> tf.Tensor:
+    """For each count n, `draws` different integers below n, in random order.
+
+    Args:
+        seeds: Seed of each episode, `[T, 2]`.
+        counts: Numbers to draw below, `[T, R]`.
+        draws: Number of integers, at most the smallest count.
+        widest: The largest possible count, known when the graph is built.
+
+    Returns:
+        int64 `[T, R, draws]`: the places of the largest of n random numbers.
+    """
+    counts = tf.cast(counts, tf.int32)[..., tf.newaxis]
+    tasks, rows = counts.shape[:2]
+    numbers = random_words.fractions(seeds, rows * widest)
+    # An episode's numbers are laid out by its own largest count, whatever that of the data.
+    width = tf.reduce_max(counts, axis=1, keepdims=True)
+    column = tf.range(widest)
+    places = tf.range(rows)[:, tf.newaxis] * width + column
+    numbers = tf.gather(numbers, tf.reshape(places, [tasks, -1]), batch_dims=1)
+    numbers = tf.where(column < counts, tf.reshape(numbers, [tasks, rows, widest]), -1)
+    # The column in the lower digits decides between equal numbers, which devices order differently.
+    keys = tf.cast(numbers, tf.int64) * 2**32 - tf.cast(column, tf.int64)
     return tf.cast(tf.math.top_k(keys, draws).indices, tf.int64)

@@ -9,8 +9,15 @@ import keras
 import tensorflow as tf
 
 from anil_tf import losses
-from anil_tf.distribution import DistributedFit
-from anil_tf.episode_data import NewEpisodes, check_kind, check_labels, labels_in_one_line
+from anil_tf.device_steps import DeviceFit
+from anil_tf.episode_data import (
+    NewEpisodes,
+    check_kind,
+    check_labels,
+    check_sampler,
+    labels_in_one_line,
+    plan_of,
+)
 from anil_tf.support import keras_private
 
 
@@ -26,7 +33,7 @@ class Predictions(NamedTuple):
     after: tf.Tensor
 
 
-class OuterLoop(DistributedFit):
+class OuterLoop(DeviceFit):
     """Keras's protocol for a model that predicts the queries of tasks: steps, loss and metrics.
 
     The subclass defines `adapt_and_predict`, the loss of the queries, and a metric of the logits
@@ -66,13 +73,18 @@ class OuterLoop(DistributedFit):
         if isinstance(x, tf.data.Dataset):
             given.setdefault("shuffle", False)  # Keras warns that it cannot shuffle a data set
         several = given.get("epochs", 1) > 1 and given.get("steps_per_epoch") is None
-        if several and hasattr(x, "redraw_episodes"):
-            episodes = NewEpisodes(x)
-            x, callbacks = episodes.dataset, given.get("callbacks")
-            if isinstance(callbacks, keras.callbacks.CallbackList):
-                callbacks.append(episodes)
-            else:
-                given["callbacks"] = [episodes, *tf.nest.flatten(callbacks or [])]
+        plan = plan_of(x)
+        drawing = plan and self.plan_on_device(plan)
+        if plan and (several or drawing):
+            moved = None
+            if several:
+                episodes, callbacks = NewEpisodes(plan), given.get("callbacks")
+                moved = episodes.moved
+                if isinstance(callbacks, keras.callbacks.CallbackList):
+                    callbacks.append(episodes)
+                else:
+                    given["callbacks"] = [episodes, *tf.nest.flatten(callbacks or [])]
+            x = drawing.indices(moved) if drawing else plan.dataset(moved)
         given["x"] = x
         if not self.is_regression:
             given["x"] = check_labels(x, given.get("y"), self.ways)
@@ -80,7 +92,9 @@ class OuterLoop(DistributedFit):
                 given["validation_data"] = check_labels(validation, None, self.ways)
             elif validation is not None:
                 check_labels(validation[0], validation[1], self.ways)
-        with labels_in_one_line():
+            if drawing:
+                check_sampler(drawing.sampler, self.ways)
+        with labels_in_one_line(), self.drawing(drawing):
             return super().fit(**given)
 
     def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:

@@ -102,7 +102,7 @@ def test_a_face_refuses_what_it_does_not_have(face):
     [
         "import anil_tf; anil_tf.backbones.conv4",
         "import anil_tf; anil_tf.ClassImages.from_arrays; anil_tf.load_model",
-        "import anil_tf.training; anil_tf.training.train_recipe, anil_tf.training.train.ALGORITHMS",
+        "import anil_tf.training; anil_tf.training.train_recipe, anil_tf.training.train.fit",
         "import anil_tf.training; anil_tf.training.analyze_run, anil_tf.training.analyze.analyze",
     ],
 )

@@ -46,9 +46,16 @@ class Counter(keras.callbacks.Callback):
         self.run = run
         self.since = time.perf_counter() - run.state.seconds
 
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Begins to count the steps of this epoch, or the rest of one that was interrupted."""
+        self.before = self.run.state.step
+
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Counts the step."""
-        self.run.state.step += 1
+        """Counts the steps of an execution, of which `batch` is the last.
+
+        At the end of an epoch there are fewer than in other executions, but Keras does not say so.
+        """
+        self.run.state.step = self.before + min(batch + 1, self.params["steps"])
         self.run.state.seconds = time.perf_counter() - self.since
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -83,7 +90,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Advances the bar."""
-        self.bar.update()
+        self.bar.update(self.run.state.step - self.bar.n)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Writes the epoch's metrics."""
@@ -236,8 +243,9 @@ class NumberGuard(keras.callbacks.Callback):
 
     def _stop(self, what: str) -> None:
         training, step = self.recipe.training, self.run.state.step
+        first = step - self.model.steps_per_execution  # it may be any step of the execution
         raise ValueError(
-            f"{what} at step {step}: its episodes are {(step - 1) * training.tasks} to "
+            f"{what} at step {step}: its episodes are {max(0, first) * training.tasks} to "
             f"{step * training.tasks - 1} of the stream with seed {self.seed}. The last good "
             f"checkpoint: {self.run.last_checkpoint() or 'none yet'}. Train into another --output "
             f"with a lower training.learning_rate (now {training.learning_rate:g}) or "

@@ -13,7 +13,7 @@ from anil_tf.episodic import EpisodicModel
 from anil_tf.maml import adapt_task, adapting_weights, initial_weights
 from anil_tf.support.progress import track
 from anil_tf.training.recipe import Recipe
-from anil_tf.training.train import build_model
+from anil_tf.training.recipe.building import build_model
 
 REPEATS = 11
 

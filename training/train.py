@@ -6,19 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 import anil_tf
-from anil_tf.adaptive import AdaptiveModel
 from anil_tf.datasets.images import ClassImages
 from anil_tf.distribution import is_chief
 from anil_tf.episodic import EpisodicModel
-from anil_tf.maml import BOIL, MAML
-from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
-from anil_tf.model import ANIL
-from anil_tf.nil import NIL, Pretrained
 from anil_tf.support.files import clear_partial, replacing
 from anil_tf.support.json_files import write_json
 from anil_tf.support.keras_private import build_metrics
@@ -38,51 +32,15 @@ from anil_tf.training.distribution import (
     watching_workers,
 )
 from anil_tf.training.recipe import Recipe, write_recipe
+from anil_tf.training.recipe.building import build_model, finish_model
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import Samplers, make_samplers
 from anil_tf.training.scoring.open_set import measure_run
 from anil_tf.training.watch.curve import Curve, watch_gradients
 from anil_tf.training.watch.tensorboard import make_tensorboard
 
-ALGORITHMS: dict[str, type[EpisodicModel]] = {
-    "anil": ANIL,
-    "maml": MAML,
-    "boil": BOIL,
-    "nil": NIL,
-    "multitask": Pretrained,
-    "multiclass": Pretrained,
-}
-
 # A few training images are kept with the run: export verifies and calibrates on them.
 EXAMPLE_CLASSES, EXAMPLES_PER_CLASS = 10, 6
-
-
-def build_model(recipe: Recipe, labels: int | None = None) -> EpisodicModel:
-    """The compiled model of a recipe, initialised from its seed.
-
-    Args:
-        recipe: Recipe of the model.
-        labels: Number of outputs of the head in training; the ways of the training episodes by
-            default.
-    """
-    keras.utils.set_random_seed(recipe.seed)
-    training, options = recipe.training, recipe.model.model_dump(exclude={"backbone"})
-    regression = recipe.data.is_regression
-    kind = ALGORITHMS[recipe.algorithm]
-    if not issubclass(kind, AdaptiveModel):  # it has no inner loop to set
-        options = {name: options[name] for name in ("loss", "norm") if name in options}
-    model = kind(
-        recipe.model.backbone.build(recipe.data.image_shape),
-        ways=1 if regression else labels or training.ways,
-        **options,
-    )
-    rate: Any = training.learning_rate
-    if training.schedule == "cosine":
-        steps = max(1, training.epochs * training.steps_per_epoch)
-        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
-    metric = EpisodeMeanSquaredError() if regression else EpisodeAccuracy()
-    model.compile(keras.optimizers.Adam(rate), metrics=[metric])
-    return model
 
 
 def train(
@@ -141,7 +99,9 @@ def train(
         fit(recipe, model, samplers, run)
         seconds = time.perf_counter() - started
         run.restore_best(model)
-        run.save_model(model)
+        with distribution.scope():
+            finished = finish_model(recipe, model)
+        run.save_model(finished)
     metrics = {
         "steps": run.state.step,
         "seconds": round(run.state.total_seconds, 1),
@@ -229,19 +189,23 @@ def fit(recipe: Recipe, model: EpisodicModel, samplers: Samplers, run: TrainingR
     with progress, stop.listening():
         run.start(model, validation)
         while state.step < total and not run.has_stopped:
-            epoch, within = divmod(state.step, batches)
-            epochs = 1 if within else training.epochs - epoch  # an interrupted epoch comes alone
+            epoch, within = divmod(state.step, batches)  # an interrupted epoch comes alone
+            # Whole epochs are data sets of their own: the last execution of an epoch then has as
+            # many steps as are left.
             episodes = samplers.training.dataset(
-                epochs * batches - within, training.tasks, start=state.step * training.tasks
+                batches - within,
+                training.tasks,
+                start=state.step * training.tasks if within else 0,
+                draw_on=training.draw_on,
             )
             if within:  # the metrics must exist before their values are restored
                 with strategy.scope():
                     build_metrics(model, next(iter(episodes)))
             model.fit(
                 episodes,
-                epochs=epoch + epochs,
+                epochs=epoch + 1 if within else training.epochs,
                 initial_epoch=epoch,
-                steps_per_epoch=batches - within,
+                steps_per_epoch=batches - within if within else None,
                 validation_data=validation,
                 shuffle=False,  # episodes are drawn in order, from the seed
                 verbose=0,

@@ -2,13 +2,14 @@
 
 Variants are words joined by dashes: `batch` (convolutions of all tasks at once), `joint` or `task`
 (one task under `vmap`; normalised over all its images, or over support and queries separately), or
-`floor`, plain supervised training.
+`floor`, plain supervised training. `drawn`: 50 steps are one `lax.scan`, which draws their episodes
+from images on the device. `bfloat16`: the convolutions; normalisation and heads are float32.
 """
 
 import time
 from typing import Any
 
-from benchmarks.speed.worker import keep_to_two_cores, serve
+from benchmarks.speed.worker import EXECUTION, keep_to_two_cores, serve
 
 keep_to_two_cores()
 
@@ -18,29 +19,39 @@ import numpy as np
 
 from benchmarks.speed.workloads import (
     BLOCKS,
+    CLASSES,
     EPSILON,
     INNER_LR,
     INNER_STEPS,
     LEARNING_RATE,
     MOMENTUM,
+    images_per_class,
+    make_images,
 )
 
 Tree = Any
 
 
-def features(body: Tree, images: jax.Array, state: Tree | None = None) -> tuple[jax.Array, Tree]:
+def features(
+    body: Tree, images: jax.Array, state: Tree | None = None, dtype: Any = jnp.float32
+) -> tuple[jax.Array, Tree]:
     """Features `[B, D]` of images `[B, H, W, C]`, and the statistics of the pass.
 
     Args:
         body: Kernel, gamma and beta of each block.
         images: uint8.
         state: Mean and variance of each block to normalise by; the images' own without it.
+        dtype: What convolutions compute in.
     """
     x, statistics = images.astype(jnp.float32) / 255, []
     for block, (kernel, gamma, beta) in enumerate(body):
         x = jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+            x.astype(dtype),
+            kernel.astype(dtype),
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        ).astype(jnp.float32)
         if state is None:
             mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
         else:
@@ -73,7 +84,9 @@ class JaxANIL:
     """One variant on the tasks of an exchange file."""
 
     def __init__(self, variant: str, data: dict[str, Any]) -> None:
-        self.way = variant
+        self.way, *words = variant.split("-")
+        self.dtype = jnp.bfloat16 if "bfloat16" in words else jnp.float32
+        self.drawn = "drawn" in words
         body = [
             tuple(jnp.asarray(data[f"{name}{block}"]) for name in ("conv", "gamma", "beta"))
             for block in range(BLOCKS)
@@ -86,7 +99,47 @@ class JaxANIL:
         names = ("support_x", "support_y", "query_x", "query_y")
         self.episode = {name: jnp.asarray(data[name]) for name in names}
         self.step = jax.jit(self._step)
+        if self.drawn:
+            self.ways, self.shots, self.queries, self.tasks = (
+                int(data[name]) for name in ("ways", "shots", "queries", "tasks")
+            )
+            images = make_images(data)
+            self.images = jnp.asarray(images.reshape(CLASSES, -1, *images.shape[1:]))
+            self.rows = images_per_class(data)
+            self.several = jax.jit(self._several)
+            self.done = 0
         self.answer = jax.jit(self._answer)
+
+    def features(self, body: Tree, images: jax.Array, state: Tree | None = None) -> Any:
+        """Features of images and the statistics of the pass, in this variant's precision."""
+        return features(body, images, state, self.dtype)
+
+    def draw(self, index: jax.Array) -> Tree:
+        """The episodes of a step, drawn from the images on the device."""
+        class_key, row_key = jax.random.split(jax.random.fold_in(jax.random.key(0), index))
+        shape = (self.tasks, self.ways)
+        _, classes = jax.lax.top_k(jax.random.uniform(class_key, (self.tasks, CLASSES)), self.ways)
+        order = jax.random.uniform(row_key, (*shape, self.rows))
+        _, rows = jax.lax.top_k(order, self.shots + self.queries)
+        images = self.images[classes[..., None], rows]
+
+        def flat(part: jax.Array) -> jax.Array:
+            return part.reshape(self.tasks, -1, *part.shape[3:])
+
+        return {
+            "support_x": flat(images[:, :, : self.shots]),
+            "query_x": flat(images[:, :, self.shots :]),
+            "support_y": self.episode["support_y"],
+            "query_y": self.episode["query_y"],
+        }
+
+    def _several(self, carry: Tree, first: int) -> tuple[Tree, jax.Array]:
+        def step(carry: Tree, index: jax.Array) -> tuple[Tree, jax.Array]:
+            *carry, loss = self._step(*carry, self.draw(index))
+            return tuple(carry), loss
+
+        carry, losses = jax.lax.scan(step, carry, first + jnp.arange(EXECUTION))
+        return carry, losses[-1]
 
     def loss(self, parameters: Tree, episode: Tree) -> tuple[jax.Array, Tree]:
         """Loss of a step, and the statistics of its batch normalisation."""
@@ -94,7 +147,7 @@ class JaxANIL:
         if self.way == "floor":
             images = jnp.concatenate([episode["support_x"], episode["query_x"]], 1)
             labels = jnp.concatenate([episode["support_y"], episode["query_y"]], 1).reshape(-1)
-            rows, statistics = features(body, images.reshape(-1, *images.shape[2:]))
+            rows, statistics = self.features(body, images.reshape(-1, *images.shape[2:]))
             return cross_entropy(head, rows, labels), statistics
 
         def one_task(support: jax.Array, query: jax.Array, task: Tree) -> jax.Array:
@@ -103,7 +156,7 @@ class JaxANIL:
 
         if self.way == "batch":
             images = jnp.concatenate([episode["support_x"], episode["query_x"]], 1)
-            rows, statistics = features(body, images.reshape(-1, *images.shape[2:]))
+            rows, statistics = self.features(body, images.reshape(-1, *images.shape[2:]))
             rows = rows.reshape(*images.shape[:2], -1)
             split = episode["support_x"].shape[1]
             losses = jax.vmap(one_task)(rows[:, :split], rows[:, split:], episode)
@@ -119,10 +172,10 @@ class JaxANIL:
     def embed(self, body: Tree, task: Tree, state: Tree | None = None) -> tuple[Any, Any, Any]:
         """Features of a task's support and queries, and the statistics of the pass."""
         if self.way == "task":
-            support, _ = features(body, task["support_x"])
-            return support, *features(body, task["query_x"])
+            support, _ = self.features(body, task["support_x"])
+            return support, *self.features(body, task["query_x"])
         images = jnp.concatenate([task["support_x"], task["query_x"]])
-        rows, statistics = features(body, images, state)
+        rows, statistics = self.features(body, images, state)
         split = len(task["support_x"])
         return rows[:split], rows[split:], statistics
 
@@ -161,15 +214,20 @@ class JaxANIL:
         return float(loss), squares**0.5
 
     def train(self, steps: int) -> list[float]:
-        """Seconds of each training step."""
+        """Seconds of each training step, or of the mean step of each execution."""
         seconds = []
         for _ in range(steps):
             start = time.perf_counter()
-            self.parameters, self.moments, self.state, loss = self.step(
-                self.parameters, self.moments, self.state, self.episode
-            )
+            carry = self.parameters, self.moments, self.state
+            if self.drawn:
+                carry, loss = self.several(carry, self.done)
+                self.done += EXECUTION
+            else:
+                *carry, loss = self.step(*carry, self.episode)
+            self.parameters, self.moments, self.state = carry
             float(loss)
-            seconds.append(time.perf_counter() - start)
+            taken = time.perf_counter() - start
+            seconds.append(taken / EXECUTION if self.drawn else taken)
         return seconds
 
     def adapt(self, calls: int) -> list[float]:

@@ -1,25 +1,31 @@
 """ANIL, MAML and plain training in this library, through Keras's `fit`.
 
 Variants are words joined by dashes: `anil`, `maml` or `floor` (plain supervised training of the
-same backbone); the `norm`; then `tape` in place of the Gram form, and `xla`.
+same backbone); the `norm`; then `tape` in place of the Gram form, and `xla`. `several`: 50 steps
+per execution; `drawn`: these draw their episodes on the device, as `EpisodeSampler` does.
+`bfloat16` and `float16`: the precision of the backbone.
 """
 
 import time
 from typing import Any
 
-from benchmarks.speed.worker import THREADS, keep_to_two_cores, serve
+from benchmarks.speed.worker import DEVICE, EXECUTION, HALF, THREADS, keep_to_two_cores, serve
 
 keep_to_two_cores()
 
 import anil_tf  # noqa: F401, I001  before TensorFlow: it turns oneDNN on
 import keras
+import numpy as np
 import tensorflow as tf
-from anil_tf import ANIL, MAML, EpisodeAccuracy, backbones
+from anil_tf import ANIL, MAML, ClassImages, EpisodeAccuracy, EpisodeSampler, backbones
 from benchmarks.speed.workloads import (
     BLOCKS,
+    CLASSES,
     INNER_LR,
     INNER_STEPS,
     LEARNING_RATE,
+    images_per_class,
+    make_images,
 )
 
 
@@ -41,6 +47,9 @@ class Ours:
     def __init__(self, variant: str, data: dict[str, Any]) -> None:
         way, *words = variant.split("-")
         self.jit = "xla" in words
+        self.execution = EXECUTION if {"several", "drawn"} & set(words) else 1
+        for precision in set(HALF) & set(words):
+            keras.config.set_dtype_policy(f"mixed_{precision}")
         size, channels, ways = (int(data[name]) for name in ("size", "channels", "ways"))
         backbone = backbones.conv4((size, size, channels), filters=int(data["filters"]))
         for block in range(BLOCKS):
@@ -73,8 +82,19 @@ class Ours:
             self.y = tf.constant(data["query_y"])
         head.set_weights([data["kernel"], data["bias"]])
         self.model.compile(
-            keras.optimizers.Adam(LEARNING_RATE), loss, metrics=[metric], jit_compile=self.jit
+            keras.optimizers.Adam(LEARNING_RATE),
+            loss,
+            metrics=[metric],
+            jit_compile=self.jit,
+            steps_per_execution=self.execution,
         )
+        self.sampler = None
+        if "drawn" in words:
+            labels = np.repeat(np.arange(CLASSES), images_per_class(data))
+            classes = ClassImages.from_arrays(make_images(data), labels)
+            sizes = (int(data[name]) for name in ("ways", "shots", "queries"))
+            self.sampler = EpisodeSampler(classes, *sizes)
+            self.tasks = int(data["tasks"])
         self.clock = Clock()
         self.answer = tf.function(
             lambda inputs: tf.argmax(self.model(inputs), axis=-1), jit_compile=self.jit
@@ -110,10 +130,16 @@ class Ours:
     def train(self, steps: int) -> list[float]:
         """Seconds of each step of `fit`, its data set and callbacks included."""
         # The first time includes the start of `fit`.
-        dataset = tf.data.Dataset.from_tensors((self.x, self.y)).repeat(steps + 1)
+        batches = (steps + 1) * self.execution
+        if self.sampler is None:
+            dataset = tf.data.Dataset.from_tensors((self.x, self.y)).repeat(batches)
+        else:
+            dataset = self.sampler.dataset(batches, self.tasks, draw_on="device")
         self.model.fit(dataset, verbose=0, shuffle=False, callbacks=[self.clock])
         ends = self.clock.ends
-        return [after - before for before, after in zip(ends, ends[1:], strict=False)]
+        return [
+            (after - before) / self.execution for before, after in zip(ends, ends[1:], strict=False)
+        ]
 
     def adapt(self, calls: int) -> list[float]:
         """Seconds of each adaptation to the first task with its predictions."""
@@ -134,5 +160,6 @@ class Ours:
 
 
 if __name__ == "__main__":
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    if DEVICE == "cpu":
+        tf.config.threading.set_intra_op_parallelism_threads(THREADS)
     serve(Ours)

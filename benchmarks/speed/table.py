@@ -33,20 +33,24 @@ def markdown(result: dict[str, Any]) -> str:
     pair: Rows = {row["name"]: row for row in result["against_maml"]}
     images = result["images"]
     lines = [
-        f"**{result['workload']}**: {WORKLOADS[result['workload']].describe()}",
+        f"**{result['workload']}**: {WORKLOADS[result['workload']].describe()}, on "
+        f"{result['device']}",
         "",
-        "| implementation | norm | images/s, median | best | step, ms | adapt and predict, ms |",
-        "|---|---|---|---|---|---|",
+        "| implementation | norm | images/s, median | best | step, ms | adapt and predict, ms "
+        "| first step, s |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in [*rows.items(), *((f"{name}, as a pair", pair[name]) for name in pair)]:
         if "train" not in row:
-            lines.append(f"| {name} | {row['norm']} | not timed: its gradient differs | | | |")
+            why = "does not run here" if row.get("failed") else "not timed: its gradient differs"
+            lines.append(f"| {name} | {row['norm']} | {why} | | | | |")
             continue
         step = row["train"]
         adapt = f"{1000 * row['adapt']['median']:.2f}" if "adapt" in row else ""
         lines.append(
             f"| {name} | {row['norm']} | {images / step['median']:.0f} "
-            f"| {images / step['minimum']:.0f} | {1000 * step['median']:.1f} | {adapt} |"
+            f"| {images / step['minimum']:.0f} | {1000 * step['median']:.2f} | {adapt} "
+            f"| {row['first_step']:.1f} |"
         )
     learning = ("batch", "task", "joint")
     ours = fastest(rows, "ours anil", "train", "median", learning)
@@ -55,6 +59,8 @@ def markdown(result: dict[str, Any]) -> str:
         other = fastest(rows, peer, "train", "median", learning)
         if other:
             lines.append(f"- best of ours over {other}: {ratio(rows, other, ours, 'train')}")
+    if not pair:
+        return "\n".join(lines)
     floor = ratio(rows, "ours anil-batch", "ours floor", "train")
     lines.append(f"- ANIL's step over plain training: {floor}")
     for text, what in (

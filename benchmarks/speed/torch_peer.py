@@ -8,6 +8,8 @@ Variants are words joined by dashes:
   chunk that fits the cache. `batch`: the convolutions of all tasks at once, `torch.func` for the
   heads. `floor`: plain supervised training on as many images.
 - `channels_last`: that memory format.
+- `bfloat16` and `float16`: `torch.autocast` around the backbone; the heads adapt in float32.
+- `compile`: `torch.compile` of the loss; `graphs`: its mode with CUDA graphs.
 - `joint`: normalised over all images of a task; `task`: over its support and its queries
   separately; otherwise over all images of the meta-batch, and by moving averages after training.
 """
@@ -16,7 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.speed.worker import THREADS, keep_to_two_cores, serve
+from benchmarks.speed.worker import DEVICE, HALF, THREADS, keep_to_two_cores, serve
 
 keep_to_two_cores()
 
@@ -33,6 +35,7 @@ from benchmarks.speed.workloads import (
 )
 
 Tensors = Sequence[torch.Tensor]
+PLACE = "cuda" if DEVICE == "gpu" else "cpu"
 
 
 class Usual(torch.nn.Module):
@@ -76,10 +79,15 @@ class TorchANIL:
         kernel = torch.from_numpy(data["kernel"]).reshape(-1, filters, self.ways)
         kernel = kernel.transpose(0, 1).reshape(-1, self.ways)
         self.head = [kernel.t().contiguous(), torch.from_numpy(data["bias"])]
+        self.body, self.head, self.running = (
+            [value.to(PLACE) for value in values] for values in (self.body, self.head, self.running)
+        )
         for weight in [*self.body, *self.head]:
             weight.requires_grad_()
+        self.half = next((getattr(torch, name) for name in HALF if name in words), None)
         if self.way == "usual":
-            self.net = Usual(int(data["channels"]), filters).to(memory_format=self.memory_format)
+            self.net = Usual(int(data["channels"]), filters)
+            self.net = self.net.to(PLACE, memory_format=self.memory_format)
             with torch.no_grad():
                 for own, given in zip(self.net.parameters(), self.body, strict=True):
                     own.copy_(given)
@@ -88,16 +96,23 @@ class TorchANIL:
         self.optimizer = torch.optim.Adam(self.parameters, LEARNING_RATE, eps=1e-7)
 
         self.support, self.query = (
-            torch.from_numpy(data[f"{part}_x"]).permute(0, 1, 4, 2, 3).contiguous()
+            torch.from_numpy(data[f"{part}_x"]).permute(0, 1, 4, 2, 3).contiguous().to(PLACE)
             for part in ("support", "query")
         )
         self.support_y, self.query_y = (
-            torch.from_numpy(data[f"{part}_y"]).long() for part in ("support", "query")
+            torch.from_numpy(data[f"{part}_y"]).long().to(PLACE) for part in ("support", "query")
         )
         self.shots = self.support.shape[1]
+        if "compile" in words or "graphs" in words:
+            mode = "reduce-overhead" if "graphs" in words else "default"
+            self.batch_loss = torch.compile(self.batch_loss, mode=mode)  # type: ignore[method-assign]
 
     def features(self, images: torch.Tensor, training: bool = True) -> torch.Tensor:
         """Features `[B, D]` of images `[B, C, H, W]`; in training normalised over all of them."""
+        with torch.autocast(PLACE, self.half, enabled=self.half is not None):
+            return self._features(images, training).float()
+
+    def _features(self, images: torch.Tensor, training: bool) -> torch.Tensor:
         x = (images.float() / 255).contiguous(memory_format=self.memory_format)
         if self.way == "usual":
             return self.net(x)
@@ -180,6 +195,8 @@ class TorchANIL:
             start = time.perf_counter()
             self.backward()
             self.optimizer.step()
+            if PLACE == "cuda":
+                torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
         return seconds
 
@@ -199,11 +216,12 @@ class TorchANIL:
                     for value, step in zip(head, gradients, strict=True)
                 ]
             with torch.no_grad():
-                F.linear(query, *head).argmax(1)
+                F.linear(query, *head).argmax(1).cpu()
             seconds.append(time.perf_counter() - start)
         return seconds
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(THREADS)
+    if DEVICE == "cpu":
+        torch.set_num_threads(THREADS)
     serve(TorchANIL)

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 THREADS = 2
+DEVICE = os.environ.get("BENCH_DEVICE", "cpu")  # set by `compare`
+HALF = ("bfloat16", "float16")  # words of variants
+EXECUTION = 50  # steps of one computation, in variants that run several
 
 
 class Implementation(Protocol):
@@ -22,14 +25,19 @@ class Implementation(Protocol):
         """Loss and gradient norm of the first step; changes no weight."""
 
     def train(self, steps: int) -> list[float]:
-        """Seconds of each training step."""
+        """Seconds of each training step; where several are one computation, its mean step."""
 
     def adapt(self, calls: int) -> list[float]:
         """Seconds of each call that adapts to the first task and predicts its queries."""
 
 
 def keep_to_two_cores() -> None:
-    """Limits the process to two cores and two threads; call before importing the framework."""
+    """Limits the process to two cores and two threads; call before importing the framework.
+
+    Beside a GPU the host may use all of its cores.
+    """
+    if DEVICE == "gpu":
+        return
     cores = sorted(os.sched_getaffinity(0))[:THREADS]
     os.sched_setaffinity(0, cores)
     os.environ["OMP_NUM_THREADS"] = str(THREADS)

@@ -50,6 +50,21 @@ WORKLOADS = {
 }
 
 
+CLASSES = 100  # of the images that episodes are drawn from
+
+
+def images_per_class(data: dict[str, Any]) -> int:
+    """As many as an episode takes of a class, and a few more."""
+    return int(data["shots"]) + int(data["queries"]) + 5
+
+
+def make_images(data: dict[str, Any], seed: int = 1) -> np.ndarray:
+    """Noise to draw episodes from: uint8 `[n, H, W, C]`, equally many of each class in turn."""
+    count = CLASSES * images_per_class(data)
+    shape = (count, int(data["size"]), int(data["size"]), int(data["channels"]))
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
 def write_exchange(workload: Workload, path: Path, seed: int = 0) -> None:
     """Writes tasks and initial weights as `.npz`.
 

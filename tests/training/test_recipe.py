@@ -26,7 +26,7 @@ def test_every_recipe_is_valid_and_survives_being_written(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["omniglot-20way-5shot", "mini-imagenet-5way-1shot", "sinusoid"])
 def test_a_recipe_builds_its_model(name):
-    from anil_tf.training.train import build_model
+    from anil_tf.training.recipe.building import build_model
 
     recipe = read_recipe(name)
     model = build_model(recipe)
@@ -36,7 +36,7 @@ def test_a_recipe_builds_its_model(name):
 
 
 def test_the_outer_rate_falls_along_a_cosine_or_stays():
-    from anil_tf.training.train import build_model
+    from anil_tf.training.recipe.building import build_model
 
     rates = {}
     for schedule in ("cosine", "constant"):
@@ -98,7 +98,7 @@ def test_a_per_class_head_cannot_be_evaluated_on_more_ways_than_trained():
 
 @pytest.mark.parametrize("algorithm", ["anil", "maml", "boil", "nil", "multitask", "multiclass"])
 def test_a_recipe_says_what_adapts_as_its_model_does(algorithm):
-    from anil_tf.training.train import ALGORITHMS
+    from anil_tf.training.recipe.building import ALGORITHMS
 
     settings = [f"algorithm={algorithm}", "model.norm=task", "model.head_init=per_class"]
     recipe, kind = read_recipe("omniglot-20way-1shot", settings), ALGORITHMS[algorithm]

@@ -1,7 +1,9 @@
 """Training runs: what they leave, that they repeat, that they go on where they stopped."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -17,6 +19,7 @@ from anil_tf.training import train as training
 from anil_tf.training.evaluate import describe, evaluate_episodes, evaluate_path
 from anil_tf.training.keras_runtime import KerasRuntime
 from anil_tf.training.recipe import Recipe, read_recipe
+from anil_tf.training.recipe.building import build_model
 from anil_tf.training.report.pictures import Answered, draw_episodes
 from anil_tf.training.run import RunDirectory
 from anil_tf.training.samplers import make_sampler, make_samplers
@@ -131,6 +134,64 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(run, tree, tmp_path, mon
     curves = [RunDirectory(folder).read_curve() for folder in (run, output)]
     assert curves[1]["step"].tolist() == list(range(1, 10))
     np.testing.assert_allclose(curves[1]["loss"], curves[0]["loss"], rtol=1e-4)
+
+
+class Terminated(training.Checkpoint):
+    """Sends this process SIGTERM within the second epoch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        if self.state.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_whose_steps_draw_their_episodes_is_the_same_run(run, tree, tmp_path, monkeypatch):
+    """Epochs of 3 steps in computations of 2 and 1; stopped after 5 steps, and resumed."""
+    recipe = small_recipe("training.draw_on=device", "training.steps_per_execution=2")
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "Checkpoint", Terminated)
+        with pytest.raises(SystemExit):
+            training.train(recipe, output, tree)
+    figures = training.train(recipe, output, tree, resume=True)
+    assert figures["steps"] == 9
+    assert_same_weights(run, output)
+    expected, history = (RunDirectory(folder).read_history() for folder in (run, output))
+    for name in expected.keys() - {"wall_seconds"}:
+        np.testing.assert_allclose(history[name], expected[name], rtol=1e-4, err_msg=name)
+    curve = RunDirectory(output).read_curve()
+    assert curve["step"].tolist() == [2, 3, 5, 8, 9]
+    np.testing.assert_allclose(curve["loss"][0], RunDirectory(run).read_curve()["loss"][:2].mean())
+
+
+def convolutions(model: keras.Model) -> set[str]:
+    return {layer.compute_dtype for layer in model.backbone.layers if "conv" in layer.name}
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_run_in_another_precision_ends_as_a_model_in_float32(
+    run, tree, tmp_path, monkeypatch, precision
+):
+    recipe = small_recipe(f"training.precision={precision}")
+    model = build_model(recipe)
+    assert convolutions(model) == {precision}
+    assert {variable.dtype for variable in model.variables} == {"float32"}
+    assert model.head.compute_dtype == "float32"
+
+    output = tmp_path / "run"
+    if precision == "float16":  # the scale of its loss is a part of what is resumed
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "Checkpoint", StopsAfterTwo)
+            with pytest.raises(KeyboardInterrupt):
+                training.train(recipe, output, tree)
+    training.train(recipe, output, tree, resume=True)
+    trained, exact = (keras.saving.load_model(path / "model.keras") for path in (output, run))
+    assert convolutions(trained) == {"float32"}
+    assert trained.optimizer.iterations == 9
+    pairs = list(zip(trained.backbone.get_weights(), exact.backbone.get_weights(), strict=True))
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, rtol=0.1, atol=0.01)
+    assert any(np.any(one != other) for one, other in pairs)
 
 
 def test_resuming_a_finished_run_keeps_what_was_measured(run, tree, tmp_path):

@@ -15,6 +15,7 @@ from anil_tf.datasets.pictures import Shape
 from anil_tf.datasets.splits import SplitRule
 from anil_tf.export.signatures import MAX_STEPS
 
+Precision = Literal["float32", "bfloat16", "float16"]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 # `name`, `name/config` or either with `:version`. TFDS would take `namespace:name` too, and run the
 # code that it downloads from there.
@@ -188,6 +189,13 @@ class TrainingTable(Table):
         deterministic: Whether to use only kernels whose result does not depend on the order in
             which threads finish. Two runs then agree to the last bit, even if one was interrupted.
             Somewhat slower.
+        precision: What the backbone computes in during training. Weights, statistics of batch norm,
+            adaptation and the trained model are float32. `bfloat16` is for processors with
+            instructions for it (GPUs, CPUs with AMX), `float16` for GPUs: it scales the loss.
+        draw_on: Where episodes are drawn: on the `host`, or on the `device` that trains, from
+            images in its memory. They are the same. `auto` is a GPU if there is one and they fit.
+        steps_per_execution: Steps in one computation, between which training cannot be stopped;
+            `auto` is 50 on a GPU and 1 on a CPU.
     """
 
     ways: Count = 5
@@ -204,6 +212,9 @@ class TrainingTable(Table):
     patience: Count | None = None
     validation_episodes: Count = 100
     deterministic: bool = False
+    precision: Precision = "float32"
+    draw_on: Literal["auto", "host", "device"] = "auto"
+    steps_per_execution: Count | Literal["auto"] = "auto"
 
     @property
     def epochs(self) -> int:

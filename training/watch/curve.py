@@ -50,23 +50,25 @@ class Curve(keras.callbacks.Callback):
         self._begun = False
         self._means: dict[str, float] | None = None
         self._done = 0
+        self._step = run.state.step
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Adds a point after every few steps."""
         means = {name: float(value) for name, value in (logs or {}).items()}
-        done = (self.run.state.step - 1) % self.steps_per_epoch + 1
-        if done == 1:
+        step, before, self._step = self.run.state.step, self._step, self.run.state.step
+        done = (step - 1) % self.steps_per_epoch + 1
+        if before % self.steps_per_epoch == 0:
             self._means, self._done = dict.fromkeys(means, 0.0), 0
         if self._means is None:  # resumed within an epoch: the means so far are of all its steps
             self._means, self._done = means, done
-        elif self.run.state.step % self.every == 0:
+        elif step // self.every > before // self.every:
             steps = done - self._done
             recent = {
                 name: (value * done - self._means.get(name, 0.0) * self._done) / steps
                 for name, value in means.items()
             }
             self._means, self._done = means, done
-            self._add({"step": float(self.run.state.step), **recent, **self._rates()})
+            self._add({"step": float(step), **recent, **self._rates()})
 
     def _rates(self) -> Point:
         rates = {
@@ -102,7 +104,7 @@ def watch_gradients(model: EpisodicModel) -> tf.Variable | None:
 
     def watched(*arguments: Any, **options: Any) -> tuple[Any, ...]:
         gradients, *others = compute(*arguments, **options)
-        norm.assign(tf.linalg.global_norm(gradients))
+        norm.assign(tf.linalg.global_norm(gradients) / model.optimizer.scale_loss(tf.ones(())))
         return gradients, *others
 
     model.outer_gradients = watched  # type: ignore[method-assign]

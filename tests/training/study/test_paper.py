@@ -13,10 +13,11 @@ from anil_tf import MAML
 from anil_tf.training.analyze import analyze, format_analysis, list_blocks
 from anil_tf.training.evaluate import evaluate_path
 from anil_tf.training.recipe import read_recipe
+from anil_tf.training.recipe.building import ALGORITHMS
 from anil_tf.training.study import reproduce
 from anil_tf.training.study.budget import Stage, describe_plan, plan, plan_stages
 from anil_tf.training.study.reproduce import STUDIES, Study
-from anil_tf.training.train import ALGORITHMS, train
+from anil_tf.training.train import train
 
 RECIPE = "paper-omniglot-20way-1shot"
 SMALL = (

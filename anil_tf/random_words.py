@@ -1,0 +1,80 @@
+"""Random numbers of many seeds at once: those of `tf.random.stateless_uniform`, which takes one.
+
+A meta-batch has a seed per episode. TensorFlow's functions draw from one seed at a time, which is a
+kernel per episode and draw; these draw for all episodes in one pass, and the same numbers on every
+device: Philox 4x32-10 (Salmon et al. 2011, https://doi.org/10.1145/2063384.2063405), with the keys
+that TensorFlow derives from its seeds.
+
+Numbers are words, uint64 tensors with values below 2^32. A seed is a pair `[..., 2]` of uint64.
+"""
+
+import tensorflow as tf
+
+BITS = 23  # of a uniform float, which is `fraction / 2**BITS`
+
+_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+_KEY_STEPS = 0x9E3779B9, 0xBB67AE85
+_SEED_KEY = 0x3EC8F720, 0x02461E29  # the key by which TensorFlow mixes the bits of a seed
+_ROUNDS = 10
+
+
+def words(seeds: tf.Tensor, count: int) -> tf.Tensor:
+    """The first `count` words of each seed: `[..., 2] -> [..., count]`."""
+    key = [_constant(number) for number in _SEED_KEY]
+    mixed = _philox([*_halves(seeds[..., 0]), *_halves(seeds[..., 1])], key)
+    blocks = -(-count // 4)
+    each = [number[..., tf.newaxis] for number in mixed]
+    zero = tf.zeros_like(each[0])
+    counter = [tf.range(blocks, dtype=tf.int64), zero, each[2], each[3]]
+    counter[0] = tf.cast(counter[0], tf.uint64) + zero
+    numbers = tf.stack(_philox(counter, each[:2]), axis=-1)
+    return tf.reshape(numbers, [*seeds.shape[:-1], 4 * blocks])[..., :count]
+
+
+def fractions(seeds: tf.Tensor, count: int) -> tf.Tensor:
+    """Integers below `2**BITS`, int32: the digits of `tf.random.stateless_uniform([count], seed)`.
+
+    As integers they are compared and scaled alike on every device.
+    """
+    digits = tf.bitwise.bitwise_and(words(seeds, count), _constant(2**BITS - 1))
+    return tf.cast(digits, tf.int32)
+
+
+def split(seeds: tf.Tensor, count: int) -> tf.Tensor:
+    """Independent seeds, as of `tf.random.split`: `[..., 2] -> [..., count, 2]`."""
+    low, high = tf.unstack(
+        tf.reshape(words(seeds, 4 * count), [*seeds.shape[:-1], count, 2, 2]), axis=-1
+    )
+    return low + tf.bitwise.left_shift(high, _constant(32))
+
+
+def fold_in(seeds: tf.Tensor, number: int) -> tf.Tensor:
+    """Other seeds, as of `tf.random.fold_in` with an int32: the draws of the old ones stay."""
+    word = tf.bitcast(tf.cast(words(seeds, 1)[..., 0], tf.uint32), tf.int32)
+    first = tf.cast(word, tf.uint64)  # keeps the sign
+    return tf.stack([first, tf.fill(tf.shape(first), _constant(number))], axis=-1)
+
+
+def _philox(counter: list[tf.Tensor], key: list[tf.Tensor]) -> list[tf.Tensor]:
+    a, b, c, d = counter
+    left, right = key
+    for _ in range(_ROUNDS):
+        low_a, high_a = _halves(a * _constant(_MULTIPLIERS[0]))
+        low_c, high_c = _halves(c * _constant(_MULTIPLIERS[1]))
+        xor = tf.bitwise.bitwise_xor
+        a, b, c, d = xor(xor(high_c, b), left), low_c, xor(xor(high_a, d), right), low_a
+        left, right = (
+            _halves(number + _constant(step))[0]
+            for number, step in zip((left, right), _KEY_STEPS, strict=True)
+        )
+    return [a, b, c, d]
+
+
+def _halves(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The lower and the higher 32 bits."""
+    low = tf.bitwise.bitwise_and(number, _constant(0xFFFFFFFF))
+    return low, tf.bitwise.right_shift(number, _constant(32))
+
+
+def _constant(number: int) -> tf.Tensor:
+    return tf.constant(number, tf.uint64)

@@ -1,0 +1,99 @@
+"""The compiled model of a recipe."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from anil_tf.adaptive import AdaptiveModel
+from anil_tf.episodic import EpisodicModel
+from anil_tf.maml import BOIL, MAML
+from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
+from anil_tf.model import ANIL
+from anil_tf.nil import NIL, Pretrained
+from anil_tf.training.recipe.tables import Precision, Recipe
+
+ALGORITHMS: dict[str, type[EpisodicModel]] = {
+    "anil": ANIL,
+    "maml": MAML,
+    "boil": BOIL,
+    "nil": NIL,
+    "multitask": Pretrained,
+    "multiclass": Pretrained,
+}
+POLICIES: dict[Precision, str] = {
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
+
+
+def build_model(recipe: Recipe, labels: int | None = None) -> EpisodicModel:
+    """The compiled model of a recipe, initialised from its seed.
+
+    Args:
+        recipe: Recipe of the model.
+        labels: Number of outputs of the head in training; the ways of the training episodes by
+            default.
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    training, options = recipe.training, recipe.model.model_dump(exclude={"backbone"})
+    regression = recipe.data.is_regression
+    kind = ALGORITHMS[recipe.algorithm]
+    if not issubclass(kind, AdaptiveModel):  # it has no inner loop to set
+        options = {name: options[name] for name in ("loss", "norm") if name in options}
+    with _computing_in(training.precision):
+        model = kind(
+            recipe.model.backbone.build(recipe.data.image_shape),
+            ways=1 if regression else labels or training.ways,
+            **options,
+        )
+    rate: Any = training.learning_rate
+    if training.schedule == "cosine":
+        steps = max(1, training.epochs * training.steps_per_epoch)
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+    metric = EpisodeMeanSquaredError() if regression else EpisodeAccuracy()
+    model.compile(
+        keras.optimizers.Adam(rate),
+        metrics=[metric],
+        steps_per_execution=training.steps_per_execution,
+    )
+    return model
+
+
+def finish_model(recipe: Recipe, model: EpisodicModel) -> EpisodicModel:
+    """The trained model in float32, whatever the precision of its training.
+
+    What is evaluated is then what is exported. The weights are float32 in training too.
+
+    Args:
+        recipe: Recipe of the model.
+        model: Trained model of that recipe.
+
+    Returns:
+        A model with the same weights and the same state of the optimizer; `model` itself where it
+        was trained in float32.
+    """
+    if recipe.training.precision == "float32":
+        return model
+    training = recipe.training.model_copy(update={"precision": "float32"})
+    finished = build_model(recipe.model_copy(update={"training": training}), model.ways)
+    finished.set_weights(model.get_weights())
+    finished.optimizer.build(finished.trainable_variables)
+    # In float16 the optimizer is inside one that scales the loss.
+    optimizer: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    for ours, theirs in zip(finished.optimizer.variables, optimizer.variables, strict=True):
+        ours.assign(theirs)
+    return finished
+
+
+@contextlib.contextmanager
+def _computing_in(precision: Precision) -> Iterator[None]:
+    """Context manager in which layers are made for a precision; their weights are float32."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(POLICIES[precision])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
