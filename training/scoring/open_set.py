@@ -63,7 +63,7 @@ def measure_acceptance(
 
     @tf.function(reduce_retracing=True)
     def resemble(
-        support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, ways: tf.Tensor
+        support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, ways: int | tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         adapted = model.adapt_head(support[tf.newaxis], labels[tf.newaxis], ways, steps=steps)
         logits = adapted(query[tf.newaxis])[0]
@@ -73,7 +73,8 @@ def measure_acceptance(
     shots = [count for count in SHOTS if count <= most]
     usual = min(model.ways, ways)
     fewer = {usual, *(count for count in WAYS if count < ways)}
-    tried = sorted({*fewer, ways}) if model.head_init == "shared" else [ways]
+    shared = model.head_init == "shared"
+    tried = sorted({*fewer, ways}) if shared else [ways]
     found: dict[int, list[np.ndarray]] = {count: [] for count in shots}
     answers: dict[tuple[int, int], list[np.ndarray]] = {}
     wanted: dict[tuple[int, int], list[np.ndarray]] = {}
@@ -88,7 +89,7 @@ def measure_acceptance(
                 tf.constant(support[rows]),
                 tf.constant(labels[rows]),
                 tf.constant(query[asked]),
-                tf.constant(classes),
+                tf.constant(classes) if shared else classes,
             )
             if classes == usual:
                 found[count].append(resembled.numpy())

@@ -131,6 +131,14 @@ def test_the_temperature_holds_on_other_classes(model, table, ways):
     assert honest["accuracy"] == unsure["accuracy"]
 
 
+def test_a_head_with_a_column_for_each_class_has_one_temperature(model):
+    per_class = ANIL(model.backbone, ways=3, head_init="per_class", inner_lr=50.0, inner_steps=3)
+    per_class.build({"support_x": (None, None, 4, 4, 1)})
+    sampler = EpisodeSampler(classes(0), ways=3, shots=2, queries=2)
+    table = measure_acceptance(per_class, sampler, episodes=4)
+    assert table["temperature"][1] == 0
+
+
 def test_a_table_has_only_the_shots_that_the_sampler_draws(model):
     sampler = EpisodeSampler(classes(0), ways=3, shots=3, queries=2)
     table = measure_acceptance(model, sampler, episodes=4)
