@@ -40,8 +40,8 @@ def calls(file):
         if len(arguments) == 3:  # of LiteRT in Kotlin as a map, of Swift as a list
             outputs = re.findall(r'"(\w+)"', arguments[2])
         else:
-            outputs = re.findall(r'it\.\w+\("(\w+)"\)', text[end : text.index("\n    }", end)])
-            outputs = outputs[: 2 if "Head(" in text[end : end + 30] else 1]
+            lambda_, _ = parts(text, text.index("{", end))
+            outputs = re.findall(r'it\.\w+\("(\w+)"\)', ", ".join(lambda_))
         yield found[1], pairs(inputs), outputs, before
 
 

@@ -284,3 +284,13 @@ def test_the_android_folder_is_whole():
         package = re.search(r"^package (\S+)$", file.read_text(), re.M)[1]
         assert f'namespace = "{package}"' in gradle
     assert 'include(":app")' in (app.parent / "settings.gradle.kts").read_text()
+
+
+def test_the_page_has_a_verdict_for_each_file():
+    page = (ROOT / "docs/howto/phones.md").read_text()
+    rows = re.findall(r"^\| (`.*) \| ((?:run|compiled|replayed|read|, )+) \|", page, re.M)
+    listed = {Path(file).name for files, _ in rows for file in re.findall(r"`([^`]+)`", files)}
+    sources = {file.name for folder in (ANDROID, IOS, C) for file in folder.iterdir()}
+    assert listed == sources - {"Bundle.kt", "Bundle.swift"} | {"Package.swift"}
+    for file in re.findall(r'--8<-- "(.*)"', page):
+        assert Path(file).name in listed

@@ -1,5 +1,5 @@
-// What examples/c/litert.c uses of LiteRT's C interface, declared for its test: no package of PyPI,
-// npm or Debian has the headers. The library is the real one, of the wheel `ai-edge-litert`.
+// What examples/c/litert.c uses of LiteRT's C interface, declared for its test: the wheel of
+// `ai-edge-litert` has the library, which is the real one, and no headers.
 #pragma once
 
 #include <stddef.h>
