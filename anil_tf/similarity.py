@@ -96,12 +96,11 @@ def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
         return _similarity_to_itself(x)
     x, y = _centre(x), _centre(y)
     if len(x) < max(x.shape[1], y.shape[1]):  # equal by the kernels of the rows, which are smaller
-        # By TensorFlow: on a busy machine the threads of NumPy's BLAS wait for one another here.
-        left, right = (tf.matmul(side, side, transpose_b=True).numpy() for side in (x, y))
+        left, right = _inner(x, x, rows=True), _inner(y, y, rows=True)
         shared = np.sum(left * right)
     else:
-        left, right = x.T @ x, y.T @ y
-        shared = np.sum(np.square(y.T @ x))
+        left, right = _inner(x, x), _inner(y, y)
+        shared = np.sum(np.square(_inner(y, x)))
     scale = np.linalg.norm(left) * np.linalg.norm(right)
     return float(shared / scale) if scale > 0 else float("nan")
 
@@ -127,6 +126,14 @@ def _centre(x: np.ndarray) -> np.ndarray:
     return centred
 
 
+def _inner(x: np.ndarray, y: np.ndarray, rows: bool = False) -> np.ndarray:
+    """Inner products of columns, or of rows.
+
+    By TensorFlow: on a busy machine the threads of NumPy's BLAS wait for one another.
+    """
+    return tf.matmul(x, y, transpose_a=not rows, transpose_b=rows).numpy()
+
+
 def _inner_by_vectors(x: np.ndarray, y: np.ndarray, variance: float) -> np.ndarray:
     """Inner products of the orthonormal bases of two centred representations, by their SVDs."""
     bases = []
@@ -144,11 +151,11 @@ def _inner_by_covariances(x: np.ndarray, y: np.ndarray, variance: float) -> np.n
     """
     whitened = []
     for side in (x, y):
-        squares, directions = np.linalg.eigh(side.T @ side)
+        squares, directions = (part.numpy() for part in tf.linalg.eigh(_inner(side, side)))
         values, directions = np.sqrt(np.maximum(squares[::-1], 0)), directions[:, ::-1]
         kept = _count_directions(values, variance)
         whitened.append(directions[:, :kept] / values[:kept])
-    return whitened[0].T @ (x.T @ y) @ whitened[1]
+    return whitened[0].T @ _inner(x, y) @ whitened[1]
 
 
 def _count_directions(values: np.ndarray, variance: float) -> int:

@@ -205,6 +205,8 @@ def bind(signature: Signature, values: dict[str, Any]) -> dict[str, np.ndarray]:
         fits = integers or np.can_cast(array.dtype, tensor.dtype, casting="same_kind")
         fits = fits and array.ndim == len(tensor.axes)
         fits = fits and not (array.dtype == bool and tensor.dtype == "uint8")
+        if tensor.dtype == "object":
+            fits = fits and all(isinstance(each, bytes) for each in array.ravel())
         for axis, size in zip(tensor.axes, array.shape, strict=False):
             if isinstance(axis, int):
                 fits = fits and size == axis
@@ -224,6 +226,8 @@ def bind(signature: Signature, values: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def _hint(array: np.ndarray, tensor: TensorSpec) -> str:
     """What to do about pixels of another dtype."""
+    if tensor.dtype == "object":
+        return ". Give a list with the bytes of a JPEG or PNG file for each picture"
     if tensor.dtype == "uint8" and array.dtype == bool:
         return ". Pixels are 0 to 255: multiply by np.uint8(255)"
     if tensor.dtype == "uint8" and array.dtype.kind == "f":

@@ -17,6 +17,7 @@ SUFFIXES = (".npy", ".csv", ".wav")
 LARGEST = 2**26  # bytes of a file
 # Of sound: frames of 25 ms, one each 10 ms, and mel bands between these frequencies.
 FRAME, STEP, LOWEST, HIGHEST = 0.025, 0.010, 60.0, 7600.0
+FASTEST = 384_000  # samples per second; a damaged header claims any number
 SILENCE = 1e-9  # is added to the power in each band, so that silence has a logarithm
 
 
@@ -115,19 +116,19 @@ def log_mel(samples: np.ndarray, rate: int, shape: tuple[int, ...]) -> np.ndarra
 
     Args:
         samples: float32 `[n]`, -1 to 1.
-        rate: Samples per second; at least `2 * HIGHEST`.
+        rate: Samples per second, from `2 * HIGHEST` to `FASTEST`.
         shape: Number of frames T and of mel bands C.
 
     Returns:
         float32 `[T, C]`.
 
     Raises:
-        ValueError: The rate is too low.
+        ValueError: The rate is too low or too high.
     """
-    if rate < 2 * HIGHEST:
+    if not 2 * HIGHEST <= rate <= FASTEST:
         raise ValueError(
-            f"sound must have {2 * HIGHEST:.0f} samples per second or more: resample it to 16000. "
-            f"Received: {rate}"
+            f"sound must have {2 * HIGHEST:.0f} to {FASTEST} samples per second: resample it to "
+            f"16000. Received: {rate}"
         )
     import tensorflow as tf  # for sound alone: `anil adapt` starts without it
 

@@ -31,13 +31,14 @@ async function start() {
     const progress = new Progress();
     const ort = await loadRuntime(progress);
     model = await openBundle(ort, address, progress);
+    find("#loading").hidden = true;
     show(model.manifest);
     await guard(openKept);
   } catch (error) {
+    find("#loading").hidden = true;
     find("main").hidden = true;
     complain(error.message);
   }
-  find("#loading").hidden = true;
 }
 
 /** With it the page works without a network from the next visit on. */

@@ -75,7 +75,7 @@ class RestTransport:
         version: Version = None,
     ) -> dict[str, np.ndarray]:
         """Outputs by name of a signature run on arrays; see `Transport`."""
-        columns = {name: _to_json(value) for name, value in inputs.items()}
+        columns = {name: to_json(value) for name, value in inputs.items()}
         body = json.dumps({"signature_name": signature, "inputs": columns})
         response = self._request("POST", f"{_path(model, version)}:predict", body.encode())
         if response.status != HTTPStatus.OK:
@@ -121,7 +121,8 @@ def _path(model: str, version: Version) -> str:
     )
 
 
-def _to_json(value: np.ndarray) -> object:
+def to_json(value: np.ndarray) -> object:
+    """An array as JSON has it; bytes in base64."""
     if value.dtype.kind != "O":
         return value.tolist()
     return [{"b64": base64.b64encode(each).decode("ascii")} for each in value]

@@ -66,7 +66,7 @@ MISTAKES = {
     ),
     "a backbone misspelt": (
         f"{TRAIN} photographs --set model.backbone.name=conv5",
-        "model.backbone: name must be one of ['conv4', ...], or keras.applications.NAME. "
+        "model.backbone: name must be one of ['conv1d', ...], or keras.applications.NAME. "
         "Did you mean 'conv4'? Received: 'conv5'",
     ),
     "weights that are not there": (

@@ -3,20 +3,37 @@
 import numpy as np
 import pytest
 
-from anil_tf.export.signatures import Signature, TensorSpec, bind, declare
+from anil_tf.export.signatures import Signature, TensorSpec, bind, declare, declare_encoded
 
 SIGNATURES = declare((28, 28, 1), "uint8", 64)
+ENCODED = declare_encoded((28, 28, 1), "uint8", 64)
 PAIR = Signature({"x": TensorSpec("float32", ("rows", 3)), "y": TensorSpec("int32", ("rows",))}, {})
 
 
 def test_no_name_is_both_input_and_output_of_a_signature():
-    assert not [name for name, s in SIGNATURES.items() if set(s.inputs) & set(s.outputs)]
+    assert not [
+        name for name, s in (SIGNATURES | ENCODED).items() if set(s.inputs) & set(s.outputs)
+    ]
 
 
 def test_inputs_come_back_in_the_declared_order_and_dtype():
     arrays = bind(PAIR, {"y": [0, 1], "x": np.zeros((2, 3))})
     assert list(arrays) == ["x", "y"]
     assert [array.dtype.name for array in arrays.values()] == ["float32", "int32"]
+
+
+def test_files_are_bytes_and_stay_whole():
+    signature = ENCODED["features_encoded"]
+    (files,) = bind(signature, {"encoded": [b"one\0", b"other"]}).values()
+    assert files.tolist() == [b"one\0", b"other"]
+    for wrong in ([1, 2], ["cat.jpg"], np.zeros((1, 28, 28, 1), np.uint8)):
+        with pytest.raises(ValueError, match="Give a list with the bytes of a JPEG or PNG file"):
+            bind(signature, {"encoded": wrong})
+
+
+def test_only_pictures_have_signatures_of_files():
+    for shape, dtype in (((128, 6), "float32"), ((28, 28, 4), "uint8"), ((28, 28), "uint8")):
+        assert declare_encoded(shape, dtype, 64) == {}
 
 
 def test_scalars_stay_scalars():

@@ -23,6 +23,7 @@ import time
 import urllib.error
 import urllib.request
 import warnings
+import wave
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -192,25 +193,36 @@ Campaigns = dict[str, tuple[st.SearchStrategy, Callable[[Any], None]]]
 
 def serving_campaigns(client: Any, rest: str, watch: Watch) -> Campaigns:
     """Requests over the wire: tensors over gRPC, by the client's transport; bodies over REST."""
+    from anil_tf.datasets.inputs import encode_pictures
+    from anil_tf.export.serving.rest_transport import to_json
     from anil_tf.export.serving.transport import ServingError
+    from anil_tf.export.signatures import TensorSpec
 
     sizes = {"features": client.manifest.feature_size, "ways": 2, "rows": 2, "batch": 1}
+
+    def example(tensor: TensorSpec) -> np.ndarray:
+        shape = [sizes.get(axis, axis) for axis in tensor.axes]
+        if tensor.dtype != "object":
+            return np.ones(shape, tensor.dtype)
+        return encode_pictures(np.ones((*shape, *client.manifest.image_shape), np.uint8))
+
+    def strategy(value: np.ndarray) -> st.SearchStrategy[Any]:
+        wrong = [st.just(value), numbers, arrays.map(native)]
+        if value.dtype == object:
+            files = st.lists(damaged(list(value)), min_size=len(value), max_size=len(value))
+            wrong.append(files.map(lambda each: np.array(each, object)))
+        return st.one_of(wrong)
+
     valid = {
-        name: {
-            key: np.ones([sizes.get(axis, axis) for axis in tensor.axes], tensor.dtype)
-            for key, tensor in signature.inputs.items()
-        }
+        name: {key: example(tensor) for key, tensor in signature.inputs.items()}
         for name, signature in client.signatures.items()
     }
     bodies = [
-        {"signature_name": name, "inputs": {key: value.tolist() for key, value in inputs.items()}}
+        {"signature_name": name, "inputs": {key: to_json(value) for key, value in inputs.items()}}
         for name, inputs in valid.items()
     ]
     tensors = {
-        name: {
-            key: st.one_of(st.just(value), numbers, arrays.map(native))
-            for key, value in inputs.items()
-        }
+        name: {key: strategy(value) for key, value in inputs.items()}
         for name, inputs in valid.items()
     }
 
@@ -255,6 +267,7 @@ def serving_campaigns(client: Any, rest: str, watch: Watch) -> Campaigns:
 def campaigns(scratch: Path, bundle: Path, watch: Watch) -> Campaigns:
     """Every reader with its inputs."""
     from anil_tf.datasets.folder import list_classes, read_classes
+    from anil_tf.datasets.windows import read_window
     from anil_tf.export.head import read_head
     from anil_tf.export.manifest import read_manifest
     from anil_tf.export.runtime.onnx import OnnxRuntime
@@ -284,6 +297,16 @@ def campaigns(scratch: Path, bundle: Path, watch: Watch) -> Campaigns:
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, format)
         pictures.append(file.getvalue())
+    windows = {".csv": b"x,y,z\n" + b"0.5,1,-2e3\n" * 8}
+    for suffix in (".npy", ".wav"):
+        file = io.BytesIO()
+        if suffix == ".npy":
+            np.save(file, np.ones((8, 3), np.float32))
+        else:
+            with wave.open(file, "wb") as sound:
+                sound.setparams((1, 2, 16_000, 0, "NONE", ""))
+                sound.writeframes(bytes(400))
+        windows[suffix] = file.getvalue()
     plain = json.loads((bundle / "manifest.json").read_text())
     folder = Path(shutil.copytree(bundle, scratch / "bundle"))
     (scratch / "classes" / "one").mkdir(parents=True)
@@ -304,6 +327,12 @@ def campaigns(scratch: Path, bundle: Path, watch: Watch) -> Campaigns:
         (scratch / "classes" / "one" / "1.png").write_bytes(content)
         root = scratch / "classes"
         watch("image folder", lambda: read_classes(list_classes(root), (12, 12, 3)))
+
+    def window_reader(named: tuple[str, bytes]) -> None:
+        suffix, content = named
+        path = scratch / f"window{suffix}"
+        path.write_bytes(content)
+        watch("window", lambda: read_window(path, (8, 3)))
 
     def request_reader(request: tuple[str, dict[str, Any]]) -> None:
         signature, inputs = request
@@ -332,6 +361,12 @@ def campaigns(scratch: Path, bundle: Path, watch: Watch) -> Campaigns:
         ),
         "head": (st.one_of(damaged([to_npz(head)]), wrong_head), head_reader),
         "image folder": (damaged(pictures), image_reader),
+        "window": (
+            st.sampled_from(sorted(windows)).flatmap(
+                lambda suffix: st.tuples(st.just(suffix), damaged([windows[suffix]]))
+            ),
+            window_reader,
+        ),
         "request": (requests, request_reader),
     }
 

@@ -110,9 +110,10 @@ def test_a_file_that_claims_more_than_it_holds_takes_no_memory(tmp_path):
         read_window(tmp_path / "a.npy", SHAPE)
 
 
-def test_a_low_rate_is_refused(tmp_path):
-    write_wav(tmp_path / "a.wav", tone(440, rate=8000), rate=8000)
-    with pytest.raises(ValueError, match="resample it to 16000. Received: 8000"):
+@pytest.mark.parametrize("rate", [8000, 2**30])
+def test_a_low_rate_is_refused_and_one_that_cannot_be(tmp_path, rate):
+    write_wav(tmp_path / "a.wav", tone(440, rate=8000), rate=rate)
+    with pytest.raises(ValueError, match=f"resample it to 16000. Received: {rate}"):
         read_window(tmp_path / "a.wav", (30, 16))
 
 

@@ -237,7 +237,7 @@ def rest_handler(servable: Servable, token: str | None) -> type[BaseHTTPRequestH
                 ):
                     raise ValueError(f"JSON Value is not {np.dtype(dtype)}")
                 return array.astype(dtype)
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise Refused("INVALID_ARGUMENT", str(error)) from error
 
         def _parse_strings(self, column) -> np.ndarray:
