@@ -131,6 +131,15 @@ class EpisodicModel(OuterLoop):
 
     export = keras_export.export
 
+    @property
+    def compute_dtype(self) -> str:
+        """That of the weights: adaptation is in float32 where the backbone is in half precision.
+
+        Keras would otherwise read the head's weights in the precision of the model's policy.
+        """
+        dtype: str = self.variable_dtype
+        return dtype
+
     def build(self, input_shape: dict[str, tuple[int | None, ...]]) -> None:
         """Builds the backbone if it is not built yet, and the head on it."""
         if self.head is None:

@@ -108,7 +108,6 @@ class Process:
             self.requests.append("learn")
         self.seconds: dict[str, list[float]] = {request: [] for request in self.requests}
         self.agrees: bool | None = None
-        self.first_step = 0.0
         self.failure = ""
 
     def ask(self, call: str, **arguments: int) -> list[float]:
@@ -172,12 +171,9 @@ def measure(processes: list[Process], rounds: int) -> None:
     """Runs all implementations in turns."""
     steps, first = {}, {}
     for process in tqdm(processes, "Warming up", leave=False, disable=None):
-        started = time.perf_counter()
         try:
             for request in process.requests:
                 process.ask(request, count=1)
-                if request == "train":  # with an execution more, which is short
-                    process.first_step = time.perf_counter() - started
             first[process.name] = min(process.ask("train", count=2))
         except Stopped as error:
             _failed(process, error)
@@ -216,8 +212,20 @@ def run_sitting(
         measure([process for process in processes if process.agrees], rounds)
     for process, figure in zip(processes, figures, strict=True):
         figure |= {what: summary(times) for what, times in process.seconds.items() if times}
-        figure |= {"failed": True} if process.failure else {"first_step": process.first_step}
+        figure |= {"failed": True} if process.failure else {}
     return figures
+
+
+def time_first_step(row: tuple[str, str, str], exchange: Path, device: str) -> float:
+    """Seconds of the first two executions in a process of their own, without imports."""
+    process = Process(*row, exchange, device)
+    try:
+        process.ask("start")
+        started = time.perf_counter()
+        process.ask("train", count=1)
+        return time.perf_counter() - started
+    finally:
+        process.close()
 
 
 def run_workload(
@@ -232,8 +240,14 @@ def run_workload(
     with tempfile.TemporaryDirectory() as scratch:
         exchange = Path(scratch) / "exchange.npz"
         write_exchange(workload, exchange)
+        firsts = {}
+        if device == "gpu":  # where compiling takes long
+            for row in tqdm(everyone, "First steps", leave=False, disable=None):
+                with contextlib.suppress(Stopped):  # the sitting tells of it
+                    firsts[f"{row[0]} {row[1]}"] = time_first_step(row, exchange, device)
         return {
             "workload": name,
+            "first_steps": firsts,
             "device": name_of_gpu() if device == "gpu" else "two CPU threads",
             "images": workload.images,
             "implementations": run_sitting(everyone, exchange, rounds, device),

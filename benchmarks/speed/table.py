@@ -31,26 +31,26 @@ def markdown(result: dict[str, Any]) -> str:
     """A table of all implementations of one workload, and the main ratios."""
     rows: Rows = {row["name"]: row for row in result["implementations"]}
     pair: Rows = {row["name"]: row for row in result["against_maml"]}
-    images = result["images"]
+    images, firsts = result["images"], result["first_steps"]
     lines = [
         f"**{result['workload']}**: {WORKLOADS[result['workload']].describe()}, on "
         f"{result['device']}",
         "",
-        "| implementation | norm | images/s, median | best | step, ms | adapt and predict, ms "
-        "| first step, s |",
-        "|---|---|---|---|---|---|---|",
+        "| implementation | norm | images/s, median | best | step, ms | adapt and predict, ms |"
+        + (" first step, s |" if firsts else ""),
+        "|---|---|---|---|---|---|" + ("---|" if firsts else ""),
     ]
     for name, row in [*rows.items(), *((f"{name}, as a pair", pair[name]) for name in pair)]:
         if "train" not in row:
             why = "does not run here" if row.get("failed") else "not timed: its gradient differs"
-            lines.append(f"| {name} | {row['norm']} | {why} | | | | |")
+            lines.append(f"| {name} | {row['norm']} | {why} | | | |")
             continue
         step = row["train"]
         adapt = f"{1000 * row['adapt']['median']:.2f}" if "adapt" in row else ""
         lines.append(
             f"| {name} | {row['norm']} | {images / step['median']:.0f} "
-            f"| {images / step['minimum']:.0f} | {1000 * step['median']:.2f} | {adapt} "
-            f"| {row['first_step']:.1f} |"
+            f"| {images / step['minimum']:.0f} | {1000 * step['median']:.2f} | {adapt} |"
+            + (f" {firsts.get(name, 0.0):.1f} |" if firsts else "")
         )
     learning = ("batch", "task", "joint")
     ours = fastest(rows, "ours anil", "train", "median", learning)

@@ -51,7 +51,7 @@ def return_memory() -> None:
 
 
 def serve(make: Callable[[str, dict[str, Any]], Implementation]) -> None:
-    """Answers the requests `{"call": name, "count": n}` until the input ends.
+    """Answers the requests `{"call": name, "count": n}` until the input ends; `start` does nothing.
 
     Between requests the memory goes back to the machine, for all implementations of a workload
     wait at once. So the first of what is counted finds memory and caches cold, or still compiles,
@@ -69,7 +69,7 @@ def serve(make: Callable[[str, dict[str, Any]], Implementation]) -> None:
         implementation = make(arguments.variant, dict(file))
     for line in sys.stdin:
         request = json.loads(line)
-        call = getattr(implementation, request["call"])
+        call = list if request["call"] == "start" else getattr(implementation, request["call"])
         answer = call(request["count"] + 1)[1:] if "count" in request else call()
         print(json.dumps(answer), file=answers, flush=True)
         return_memory()

@@ -179,11 +179,15 @@ def test_mixed_precision_learns_and_adapts_in_float32(sampler, policy):
         model = make_model()
         history = fit(model, sampler, 12, epochs=8)
         features = model.embedding.embed_images(tf.zeros([2, 12, 12, 1], tf.uint8))
+        logits = model.predict(sampler.dataset(1, 2), verbose=0)
+        expected = model.adapt_and_predict(next(iter(sampler.dataset(1, 2)))[0]).after
     finally:
         keras.mixed_precision.set_global_policy("float32")
     assert history["loss"][-1] < 0.9 * history["loss"][0]
     assert features.dtype == tf.float32
     assert model.head.kernel.dtype == "float32"
+    np.testing.assert_allclose(logits, expected, rtol=0.05, atol=0.05)
+    assert logits.dtype == np.float32
 
 
 def test_a_model_that_is_gone_leaves_no_graph_behind(sampler):

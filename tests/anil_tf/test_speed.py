@@ -113,10 +113,9 @@ def test_varying_episodes_are_traced_once(sampler):
     model = Counting(backbones.mlp((8, 8, 1), units=4), ways=3)
     model.compile("adam")
     model.fit(sampler.dataset(3, tasks=2), shuffle=False, verbose=0)
-    once = len(traces)
     for start in (10, 50):
         model.fit(sampler.dataset(5, tasks=2, start=start), shuffle=False, verbose=0)
-    assert len(traces) == once
+    assert len(traces) == 1
 
 
 def usual_conv4(shape: tuple[int, int, int], filters: int) -> keras.Model:
