@@ -2,17 +2,21 @@
 
 from typing import Any
 
+from benchmarks.speed.worker import HALF
 from benchmarks.speed.workloads import WORKLOADS
 
 Rows = dict[str, dict[str, Any]]
 
 
 def fastest(rows: Rows, prefix: str, what: str, statistic: str, norms: tuple[str, ...]) -> str:
-    """The name of the fastest row of a framework, or "" if there is none."""
+    """The name of the fastest row of a framework in float32, or "" if there is none."""
     chosen = [
         name
         for name, row in rows.items()
-        if name.startswith(prefix) and row["norm"] in norms and what in row
+        if name.startswith(prefix)
+        and row["norm"] in norms
+        and what in row
+        and not set(HALF) & set(name.split("-"))
     ]
     return min(chosen, key=lambda name: rows[name][what][statistic], default="")
 
