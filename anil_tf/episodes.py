@@ -1,6 +1,8 @@
 """Episodes: few-shot tasks drawn by index from a seed, so that each can be drawn again."""
 
 import copy
+import functools
+from collections.abc import Callable
 from typing import Self
 
 import numpy as np
@@ -29,8 +31,14 @@ class _Sampler:
 
     def draw(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """One episode as tensors."""
-        batch = self.draw_batch(tf.cast(index, tf.int64)[tf.newaxis])
+        batch = self._draw_one(tf.cast(index, tf.int64)[tf.newaxis])
         return {name: tensor[0] for name, tensor in batch.items()}
+
+    @functools.cached_property
+    def _draw_one(self) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+        # A graph: hundreds of small operations one by one take longer than the drawing.
+        indices = tf.TensorSpec([1], tf.int64)
+        return tf.function(self.draw_batch, input_signature=[indices], autograph=False)
 
     def episode(self, index: int) -> dict[str, np.ndarray]:
         """Episode `index`: arrays `support_x [M, ...]`, `support_y [M]`, `query_x`, `query_y`."""
@@ -164,6 +172,7 @@ class EpisodeSampler(_Sampler):
         gpus = tf.config.list_logical_devices("GPU")
         if self._on_device is None and gpus:
             moved = copy.copy(self)
+            moved.__dict__.pop("_draw_one", None)  # it has the images of the host
             try:
                 with tf.device(gpus[0].name):
                     for name in ("_images", "_counts", "_starts"):

@@ -16,6 +16,7 @@ _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 _SEED_KEY = 0x3EC8F720, 0x02461E29  # the key by which TensorFlow mixes the bits of a seed
 _ROUNDS = 10
+_ANY = tf.TensorSpec(None, tf.uint64)
 
 
 def words(seeds: tf.Tensor, count: int) -> tf.Tensor:
@@ -55,7 +56,9 @@ def fold_in(seeds: tf.Tensor, number: int) -> tf.Tensor:
     return tf.stack([first, tf.fill(tf.shape(first), _constant(number))], axis=-1)
 
 
+@tf.function(input_signature=[[_ANY] * 4, [_ANY] * 2], autograph=False)
 def _philox(counter: list[tf.Tensor], key: list[tf.Tensor]) -> list[tf.Tensor]:
+    # A function, since some two hundred small operations one by one take longer than an episode.
     a, b, c, d = counter
     left, right = key
     for _ in range(_ROUNDS):
