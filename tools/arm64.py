@@ -14,9 +14,10 @@ and times say nothing about a phone.
 import argparse
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+
+from tools.programs import run
 
 SUITE = "trixie"  # its qemu is 10.0; that of the release before, 7.2, crashes on both runtimes
 PYTHON = "3.13"  # that of the suite
@@ -61,7 +62,7 @@ class Apt:
         self._call("update")
 
     def _call(self, *arguments: str) -> None:
-        _run("apt-get", "-qq", *self._options, *arguments, cwd=self._packages)
+        run("apt-get", "-qq", *self._options, *arguments, cwd=self._packages)
 
     def unpack(self, folder: Path, *names: str) -> list[str]:
         """Unpack packages and all that they depend on; the names of their files."""
@@ -76,7 +77,7 @@ class Apt:
     def _unpack_all(self, folder: Path) -> list[str]:
         files = sorted(self._packages.glob("*.deb"))
         for file in files:
-            _run("dpkg-deb", "--extract", file, folder)
+            run("dpkg-deb", "--extract", file, folder)
             file.unlink()
         return [file.name for file in files]
 
@@ -103,7 +104,7 @@ def build(folder: Path) -> None:
 
     packages = root / "usr/lib/python3/dist-packages"
     tags = ["manylinux2014_aarch64", *(f"manylinux_2_{n}_aarch64" for n in range(17, LIBC + 1))]
-    _run(
+    run(
         sys.executable, "-m", "pip", "install", "--quiet", "--target", packages,
         "--only-binary", ":all:", "--implementation", "cp", "--python-version", PYTHON,
         *(f"--platform={tag}" for tag in tags),
@@ -114,7 +115,7 @@ def build(folder: Path) -> None:
     launcher = partial / "python"
     launcher.write_text(LAUNCHER)
     launcher.chmod(0o755)
-    machine = _run(launcher, "-c", "import platform; print(platform.machine())")
+    machine = run(launcher, "-c", "import platform; print(platform.machine())")
     if machine.strip() != "aarch64":
         raise RuntimeError(f"the emulated Python says that it runs on {machine.strip()}")
     (partial / "versions.txt").write_text("\n".join(versions) + "\n")
@@ -124,7 +125,7 @@ def build(folder: Path) -> None:
 
 def _debian() -> str:
     """Where this computer's apt finds Debian's packages."""
-    found = _run("apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)")
+    found = run("apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)")
     if match := re.search(r"^Debian (\S+)$", found, re.M):
         return match[1]
     raise RuntimeError("apt has no source of Debian's packages here. Run it on Debian")
@@ -135,21 +136,6 @@ def _keyring() -> Path:
     if not keyring.exists():
         raise RuntimeError(f"there is no {keyring}: apt-get install debian-archive-keyring")
     return keyring
-
-
-def _run(*command: str | Path, cwd: Path | None = None) -> str:
-    """Run a program; its output.
-
-    Raises:
-        RuntimeError: It is not installed, or it failed.
-    """
-    try:
-        process = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        raise RuntimeError(f"there is no program {command[0]}") from error
-    if process.returncode:
-        raise RuntimeError(f"{command[0]} failed: {process.stderr.strip()[-2000:]}")
-    return process.stdout
 
 
 def main() -> None:

@@ -15,12 +15,13 @@ are set up to look.
 import argparse
 import io
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+
+from tools.programs import run
 
 PACKAGES = {"plugin": "com.github.asus4.onnxruntime@0.4.9", "kotlin": "kotlin-compiler@2.4.20"}
 TOOLKIT = "pyserini==1.6.0"
@@ -46,7 +47,7 @@ def build(folder: Path) -> None:
     (downloads / "package").rename(partial / "kotlin")
 
     pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", downloads)
-    _run(*pip, TOOLKIT)
+    run(*pip, TOOLKIT)
     (toolkit,) = downloads.glob("pyserini-*")
     with _member(toolkit, "-fatjar.jar") as archive:
         _unzip(archive, "ai/onnxruntime/", partial / "onnxruntime-jvm")
@@ -58,7 +59,7 @@ def build(folder: Path) -> None:
 
 def _pack(package: str, folder: Path) -> Path:
     """The archive of an npm package."""
-    name = _run("npm", "pack", "--silent", package, "--pack-destination", folder)
+    name = run("npm", "pack", "--silent", package, "--pack-destination", folder)
     return folder / name.split()[-1]
 
 
@@ -75,16 +76,6 @@ def _member(package: Path, ending: str) -> zipfile.ZipFile:
 def _unzip(archive: zipfile.ZipFile, start: str, folder: Path) -> None:
     names: Iterable[str] = (name for name in archive.namelist() if name.startswith(start))
     archive.extractall(folder, names)
-
-
-def _run(*command: str | Path) -> str:
-    try:
-        process = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        raise RuntimeError(f"there is no program {command[0]}") from error
-    if process.returncode:
-        raise RuntimeError(f"{command[0]} failed: {process.stderr.strip()[-2000:]}")
-    return process.stdout
 
 
 def main() -> None:

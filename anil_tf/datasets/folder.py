@@ -122,11 +122,27 @@ def read_classes(classes: dict[str, list[Path]], image_shape: Shape) -> ClassIma
         classes: Files of each class, from `list_classes`.
         image_shape: Height, width and channels of the images returned.
     """
+    images = np.empty((sum(map(len, classes.values())), *image_shape), np.uint8)
+    return fill(images, classes, lambda path: read_image(path, image_shape), "Reading images")
+
+
+def fill(
+    rows: np.ndarray,
+    classes: dict[str, list[Path]],
+    read: Callable[[Path], np.ndarray],
+    what: str,
+) -> ClassImages:
+    """Reads the files of some classes into `rows`, in threads.
+
+    Args:
+        rows: Array with one row per file, which becomes the images.
+        classes: Files of each class, from `list_classes`.
+        read: Function from a file to its row.
+        what: What the line of progress says.
+    """
     paths = [path for files in classes.values() for path in files]
-    images = np.empty((len(paths), *image_shape), np.uint8)
     with ThreadPoolExecutor() as pool:
-        decoded = pool.map(lambda path: read_image(path, image_shape), paths)
-        for row, image in enumerate(track(decoded, "Reading images", len(paths))):
-            images[row] = image
+        for index, row in enumerate(track(pool.map(read, paths), what, len(paths))):
+            rows[index] = row
     counts = np.array([len(files) for files in classes.values()], np.int64)
-    return ClassImages(images, counts, tuple(classes))
+    return ClassImages(rows, counts, tuple(classes))

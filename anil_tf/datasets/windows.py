@@ -5,13 +5,12 @@ row per moment (`.csv`), or a sound (`.wav`), whose frames become log-mel energi
 """
 
 import wave
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from anil_tf.datasets.folder import fill
 from anil_tf.datasets.images import ClassImages
-from anil_tf.support.progress import track
 
 SUFFIXES = (".npy", ".csv", ".wav")
 LARGEST = 2**26  # bytes of a file
@@ -152,11 +151,5 @@ def read_window_classes(classes: dict[str, list[Path]], shape: tuple[int, ...]) 
         classes: Files of each class, from `folder.list_classes`.
         shape: Moments and channels of a window.
     """
-    paths = [path for files in classes.values() for path in files]
-    windows = np.empty((len(paths), *shape), np.float32)
-    with ThreadPoolExecutor() as pool:
-        read = pool.map(lambda path: read_window(path, shape), paths)
-        for row, window in enumerate(track(read, "Reading windows", len(paths))):
-            windows[row] = window
-    counts = np.array([len(files) for files in classes.values()], np.int64)
-    return ClassImages(windows, counts, tuple(classes))
+    windows = np.empty((sum(map(len, classes.values())), *shape), np.float32)
+    return fill(windows, classes, lambda path: read_window(path, shape), "Reading windows")

@@ -17,7 +17,7 @@ SERVING_DEFAULT = "adapt_and_predict"
 def export_saved_model(graphs: Graphs, bundle: Path) -> None:
     """Write `saved_model/1/`, every function a signature, each weight stored once.
 
-    Models of pictures have two signatures more, which take files; see `writers.encoded`.
+    Models of pictures have four signatures more, which take files; see `writers.encoded`.
 
     Args:
         graphs: Graphs made by `graphs.build_graphs`.
