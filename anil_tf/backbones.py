@@ -50,6 +50,7 @@ def conv4(
     pooling: bool = False,
     invert: bool = False,
     cosine: bool = False,
+    length: float = 1.0,
 ) -> keras.Model:
     """Four blocks of 3x3 convolution, batch norm, 2x2 max-pooling and ReLU (Vinyals et al. 2016).
 
@@ -64,6 +65,7 @@ def conv4(
             flattening it.
         invert: Whether the images show dark ink on light paper.
         cosine: Whether features have unit length and both signs; see the module's docstring.
+        length: L2 norm of each feature vector with `cosine`; see `conv4_strided`.
 
     Returns:
         A model `[B, H, W, C] -> [B, D]`.
@@ -73,7 +75,7 @@ def conv4(
         x = NormalizedConvolution(filters, pool=True, name=f"block{block}_conv")(x)
         if block < blocks or not cosine:
             x = keras.layers.ReLU(name=f"block{block}_relu")(x)
-    return keras.Model(image, _features(x, pooling, cosine), name="conv4")
+    return keras.Model(image, _features(x, pooling, cosine, length), name="conv4")
 
 
 def conv4_strided(

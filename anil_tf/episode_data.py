@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 INPUTS = ("support_x", "support_y", "query_x")
+IMAGE_CLASSES = "image_classes"  # for a model that classifies the images in training too
 # How the message about labels begins and ends; TensorFlow puts more around it.
 _START, _END = "Labels are", "Number the classes of a task from 0; padding rows take -1"
 
@@ -59,7 +60,8 @@ class Plan:
     def draw(self, first: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """The batch that begins with an episode."""
         episodes = self.sampler.draw_batch(first + tf.range(self.tasks, dtype=tf.int64))
-        return {name: episodes[name] for name in INPUTS}, episodes["query_y"]
+        inputs = {name: episodes[name] for name in (*INPUTS, IMAGE_CLASSES) if name in episodes}
+        return inputs, episodes["query_y"]
 
     def dataset(self, moved: tf.Variable | None = None) -> tf.data.Dataset:
         """The batches, drawn on the host. What is derived from it (`map`, `take`) has no plan."""

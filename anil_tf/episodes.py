@@ -11,7 +11,7 @@ import tensorflow as tf
 from anil_tf import random_words
 from anil_tf.augmentation import TURNS, distort, flip, recolor, rotate
 from anil_tf.datasets.images import ClassImages
-from anil_tf.episode_data import DrawOn, Plan
+from anil_tf.episode_data import IMAGE_CLASSES, DrawOn, Plan
 
 
 class _Sampler:
@@ -163,6 +163,11 @@ class EpisodeSampler(_Sampler):
         """Number of classes among all labels."""
         return self.ways
 
+    @property
+    def classes(self) -> int:
+        """Number of classes of the data; a rotated class is another class."""
+        return len(self.data.names) * (TURNS if self.rotations else 1)
+
     def on_device(self) -> Self | None:
         """The same sampler with its images in the memory of the GPU; itself without a GPU.
 
@@ -185,21 +190,33 @@ class EpisodeSampler(_Sampler):
     def episode(self, index: int) -> dict[str, np.ndarray]:
         """Episode `index`, without padding; `classes [N]` are indices of `data.names`."""
         episode = super().episode(index)
+        del episode[IMAGE_CLASSES]
         counted = episode["support_y"] >= 0
         return episode | {name: episode[name][counted] for name in ("support_x", "support_y")}
 
     def draw_batch(self, indices: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Episodes `indices [T]`, int64, padded; `classes [T, N]` are indices of `data.names`."""
+        """Episodes `indices [T]`, int64, padded.
+
+        Besides supports and queries, `classes [T, N]` are indices of `data.names`, and
+        `image_classes [T, M + Q]` numbers the class of each support and then each query image
+        among `self.classes`; padding has -1.
+        """
         images, classes = self._draw_images(indices)
         tasks = images.shape[0]
         flat = [tasks, -1, *self.data.images.shape[1:]]
         query_y = tf.repeat(tf.range(self.ways), self.queries)
+        support_y = self._draw_support_labels(indices)
+        numbers = tf.cast(classes, tf.int32)
+        of_support = tf.repeat(numbers, self._most, axis=1)
+        of_support = tf.where(support_y < 0, -1, of_support)
+        of_query = tf.repeat(numbers, self.queries, axis=1)
         return {
             "support_x": tf.reshape(images[:, :, : self._most], flat),
-            "support_y": self._draw_support_labels(indices),
+            "support_y": support_y,
             "query_x": tf.reshape(images[:, :, self._most :], flat),
             "query_y": tf.tile(query_y[tf.newaxis], [tasks, 1]),
             "classes": classes // TURNS if self.rotations else classes,
+            IMAGE_CLASSES: tf.concat([of_support, of_query], axis=1),
         }
 
     def _draw_support_labels(self, indices: tf.Tensor) -> tf.Tensor:
@@ -253,7 +270,7 @@ class ClassSampler(EpisodeSampler):
     @property
     def labels(self) -> int:
         """Number of classes among all labels."""
-        return len(self.data.names) * (TURNS if self.rotations else 1)
+        return self.classes
 
     def draw_batch(self, indices: tf.Tensor) -> dict[str, tf.Tensor]:
         """Batches `indices [T]`, int64."""

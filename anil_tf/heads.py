@@ -13,6 +13,7 @@ import tensorflow as tf
 from anil_tf.tasks import map_tasks
 
 HeadInit = Literal["per_class", "shared"]
+_SCALE = 10.0  # as Gidaris & Komodakis begin with
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")
@@ -107,6 +108,50 @@ class LinearHead(keras.layers.Layer):
         config = super().get_config()
         del config["dtype"]
         return {**config, "ways": self.ways, "init": self.init}
+
+
+@keras.saving.register_keras_serializable(package="anil_tf")
+class CosineClassifier(keras.layers.Layer):
+    """Cosines to a learned vector of each class, times a learned scale, always in float32.
+
+    After Gidaris & Komodakis (CVPR 2018, https://arxiv.org/abs/1804.09458), equation 3. The inner
+    loop does not adapt it.
+
+    Args:
+        classes: Number of classes.
+
+    Input shape: features `[..., D]`.
+    Output shape: logits `[..., classes]`.
+    """
+
+    def __init__(self, classes: int, **kwargs: Any) -> None:
+        kwargs.setdefault("name", "classifier")
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        self.classes = classes
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the kernel `[D, classes]` and the scale."""
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(input_shape[-1], self.classes),
+            initializer="glorot_uniform",
+        )
+        self.scale = self.add_weight(
+            name="scale", shape=(), initializer=keras.initializers.Constant(_SCALE)
+        )
+        self.built = True
+
+    def call(self, features: tf.Tensor) -> tf.Tensor:
+        """Logits of the features."""
+        kernel = tf.math.l2_normalize(tf.convert_to_tensor(self.kernel), axis=0)
+        return self.scale * tf.matmul(tf.math.l2_normalize(features, axis=-1), kernel)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        config = super().get_config()
+        del config["dtype"]
+        return {**config, "classes": self.classes}
 
 
 @keras.saving.register_keras_serializable(package="anil_tf")

@@ -22,15 +22,17 @@ from anil_tf.support import keras_private
 
 
 class Predictions(NamedTuple):
-    """Logits `[T, Q, ways]` of the queries.
+    """Logits `[T, Q, ways]` of the queries, and what else training minimises.
 
     Attributes:
         before: Logits before adaptation; None in training where they cost an extra pass.
         after: Logits after adaptation.
+        other_loss: Scalar to add to the loss of the queries in training, or None.
     """
 
     before: Any
     after: tf.Tensor
+    other_loss: tf.Tensor | None = None
 
 
 class OuterLoop(DeviceFit):
@@ -154,8 +156,10 @@ class OuterLoop(DeviceFit):
     def outer_gradients(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, ...]:
         """Gradients of the (scaled) loss by the trainable weights, the loss, and predictions."""
         with tf.GradientTape() as tape:
-            before, y_pred = self.adapt_and_predict(x, training=True)
+            before, y_pred, other_loss = self.adapt_and_predict(x, training=True)
             loss = keras_private.compute_loss(self, x, y, y_pred, sample_weight, training=True)
+            if other_loss is not None:
+                loss += keras_private.aggregate_additional_loss(self, other_loss)
             scaled_loss = self.optimizer.scale_loss(loss)
         return tape.gradient(scaled_loss, self.trainable_weights), loss, before, y_pred
 
@@ -163,7 +167,7 @@ class OuterLoop(DeviceFit):
         """Loss and metrics of a batch of tasks, before and after adaptation."""
         x, y, sample_weight = _unpack(data)
         self._build_for(x)
-        before, y_pred = self.adapt_and_predict(x, training=False)
+        before, y_pred, _ = self.adapt_and_predict(x, training=False)
         loss = keras_private.compute_loss(self, x, y, y_pred, sample_weight, training=False)
         return self._update_metrics(x, y, before, y_pred, loss, sample_weight)
 

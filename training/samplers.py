@@ -66,12 +66,15 @@ class Samplers(NamedTuple):
     Attributes:
         training: Draws training episodes.
         validation: Draws validation episodes.
-        labels: Number of outputs of the head in training; None for the ways of an episode.
     """
 
     training: EpisodeSampler | SinusoidSampler
     validation: EpisodeSampler | SinusoidSampler
-    labels: int | None
+
+    @property
+    def classes(self) -> int | None:
+        """Number of training classes, turned ones counted; None for a regression."""
+        return self.training.classes if isinstance(self.training, EpisodeSampler) else None
 
 
 def make_samplers(recipe: Recipe, classes: dict[str, ClassImages]) -> Samplers:
@@ -93,8 +96,7 @@ def make_samplers(recipe: Recipe, classes: dict[str, ClassImages]) -> Samplers:
         )
         for split, sampler in (("train", kind), ("val", EpisodeSampler))
     )
-    labels = training.labels if isinstance(training, ClassSampler) else None
-    return Samplers(training, validation, labels)
+    return Samplers(training, validation)
 
 
 def _fit_ways(recipe: Recipe, classes: ClassImages | None, split: str) -> TrainingTable:

@@ -86,7 +86,9 @@ def train(
     classes = load_classes(recipe, data_dir)
     samplers = make_samplers(recipe, classes)
     with distribution.scope():
-        model = build_model(recipe, samplers.labels)  # refuses bad arguments before any file exists
+        model = build_model(
+            recipe, samplers.classes
+        )  # refuses bad arguments before any file exists
         model.optimizer.build(model.trainable_variables)
     if run.writes:
         prepare(directory, recipe, classes.get("train"))
@@ -100,7 +102,7 @@ def train(
         seconds = time.perf_counter() - started
         run.restore_best(model)
         with distribution.scope():
-            finished = finish_model(recipe, model)
+            finished = finish_model(recipe, model, samplers.classes)
         run.save_model(finished)
     metrics = {
         "steps": run.state.step,

@@ -194,6 +194,19 @@ def test_a_run_in_another_precision_ends_as_a_model_in_float32(
     assert any(np.any(one != other) for one, other in pairs)
 
 
+def test_a_run_that_also_classifies_its_images_keeps_the_classifier(tree, tmp_path):
+    recipe = small_recipe(
+        "model.image_weight=0.5", "data.rotations=true", "training.precision=bfloat16"
+    )
+    training.train(recipe, tmp_path / "run", tree)
+    model = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    assert (model.image_classes, model.image_weight) == (6 * 4, 0.5)
+    assert model.classifier.kernel.shape == (model.backbone.output_shape[-1], 24)
+    assert 0 <= evaluate_path(tmp_path / "run", tree)["accuracy"] <= 1
+    with pytest.raises(ValueError, match="image_weight is for .*Received: algorithm=nil"):
+        small_recipe("model.image_weight=0.5", "algorithm=nil")
+
+
 def test_resuming_a_finished_run_keeps_what_was_measured(run, tree, tmp_path):
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     figures = evaluate_path(copy, tree)

@@ -29,31 +29,36 @@ POLICIES: dict[Precision, str] = {
 }
 
 
-def build_model(recipe: Recipe, labels: int | None = None) -> EpisodicModel:
+def build_model(recipe: Recipe, classes: int | None = None) -> EpisodicModel:
     """The compiled model of a recipe, initialised from its seed.
 
     Args:
         recipe: Recipe of the model.
-        labels: Number of outputs of the head in training; the ways of the training episodes by
-            default.
+        classes: Number of training classes, turned ones counted; None for a regression. Only a
+            model that classifies images among all of them needs it.
     """
     keras.utils.set_random_seed(recipe.seed)
-    training, options = recipe.training, recipe.model.model_dump(exclude={"backbone"})
-    regression = recipe.data.is_regression
+    training = recipe.training
+    options = recipe.model.model_dump(exclude={"backbone", "image_weight"})
+    ways = 1 if recipe.data.is_regression else training.ways
+    if recipe.algorithm == "multiclass":
+        ways = classes or ways
+    if recipe.model.image_weight and classes:
+        options |= {"image_classes": classes, "image_weight": recipe.model.image_weight}
     kind = ALGORITHMS[recipe.algorithm]
     if not issubclass(kind, AdaptiveModel):  # it has no inner loop to set
         options = {name: options[name] for name in ("loss", "norm") if name in options}
     with _computing_in(training.precision):
         model = kind(
             recipe.model.backbone.build(recipe.data.image_shape),
-            ways=1 if regression else labels or training.ways,
+            ways=ways,
             **options,
         )
     rate: Any = training.learning_rate
     if training.schedule == "cosine":
         steps = max(1, training.epochs * training.steps_per_epoch)
         rate = keras.optimizers.schedules.CosineDecay(rate, steps)
-    metric = EpisodeMeanSquaredError() if regression else EpisodeAccuracy()
+    metric = EpisodeMeanSquaredError() if recipe.data.is_regression else EpisodeAccuracy()
     model.compile(
         keras.optimizers.Adam(rate),
         metrics=[metric],
@@ -62,7 +67,7 @@ def build_model(recipe: Recipe, labels: int | None = None) -> EpisodicModel:
     return model
 
 
-def finish_model(recipe: Recipe, model: EpisodicModel) -> EpisodicModel:
+def finish_model(recipe: Recipe, model: EpisodicModel, classes: int | None = None) -> EpisodicModel:
     """The trained model in float32, whatever the precision of its training.
 
     What is evaluated is then what is exported. The weights are float32 in training too.
@@ -70,6 +75,7 @@ def finish_model(recipe: Recipe, model: EpisodicModel) -> EpisodicModel:
     Args:
         recipe: Recipe of the model.
         model: Trained model of that recipe.
+        classes: As in `build_model`.
 
     Returns:
         A model with the same weights and the same state of the optimizer; `model` itself where it
@@ -78,7 +84,7 @@ def finish_model(recipe: Recipe, model: EpisodicModel) -> EpisodicModel:
     if recipe.training.precision == "float32":
         return model
     training = recipe.training.model_copy(update={"precision": "float32"})
-    finished = build_model(recipe.model_copy(update={"training": training}), model.ways)
+    finished = build_model(recipe.model_copy(update={"training": training}), classes)
     finished.set_weights(model.get_weights())
     finished.optimizer.build(finished.trainable_variables)
     # In float16 the optimizer is inside one that scales the loss.

@@ -150,7 +150,12 @@ class BackboneTable(Table):
 
 
 class ModelTable(Table):
-    """Arguments of `anil_tf.ANIL`, except the ways: the training episodes determine them."""
+    """Arguments of `anil_tf.ANIL`, except what the training episodes determine.
+
+    Attributes:
+        image_weight: Weight of a second loss in training, the classification of each image among
+            all training classes; 0 for none. See `image_classes` of `anil_tf.ANIL`.
+    """
 
     backbone: BackboneTable
     head_init: Literal["per_class", "shared"] = "per_class"
@@ -161,6 +166,7 @@ class ModelTable(Table):
     inner_loop: Literal["auto", "tape", "gram"] = "auto"
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     norm: Literal["batch", "frozen", "support", "task"] = "batch"
+    image_weight: Annotated[float, Field(ge=0)] = 0.0
 
 
 class TrainingTable(Table):
@@ -300,6 +306,16 @@ class Recipe(Table):
             raise ValueError(
                 "sine waves are regressed by anil, maml or boil. "
                 f"Received: algorithm={self.algorithm}"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _image_weight_fits(self) -> "Recipe":
+        if self.model.image_weight and (self.algorithm != "anil" or self.data.is_regression):
+            raise ValueError(
+                "model.image_weight is for algorithm = 'anil' on images: it classifies them among "
+                f"the training classes. Received: algorithm={self.algorithm}, "
+                f"data.source={self.data.source}"
             )
         return self
 
