@@ -207,6 +207,21 @@ def test_distortion_changes_neither_which_images_are_drawn_nor_their_labels(samp
         np.testing.assert_array_equal(distorted.episode(4)[name], sampler.episode(4)[name])
 
 
+def test_flips_mirror_about_half_of_the_images_left_to_right():
+    pixels = np.random.default_rng(0).integers(0, 256, (15, 4, 5, 3)).astype(np.uint8)
+    classes = ClassImages.from_arrays(pixels, np.repeat([0, 1, 2], 5))
+    sampler, mirrored = (EpisodeSampler(classes, 3, 1, 3, flips=flips) for flips in (False, True))
+    turned = 0
+    for index in range(10):
+        pairs = zip(
+            sampler.episode(index)["query_x"], mirrored.episode(index)["query_x"], strict=True
+        )
+        for image, found in pairs:
+            assert np.array_equal(found, image) != np.array_equal(found, image[:, ::-1])
+            turned += np.array_equal(found, image[:, ::-1])
+    assert 30 < turned < 60
+
+
 @pytest.mark.parametrize("distortion", [-0.1, 0.6, float("nan")])
 def test_a_distortion_out_of_range_is_refused(distortion):
     with pytest.raises(ValueError, match="distortion is from 0 to 0.5. Received"):
