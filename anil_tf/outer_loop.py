@@ -27,7 +27,8 @@ class Predictions(NamedTuple):
     Attributes:
         before: Logits before adaptation; None in training where they cost an extra pass.
         after: Logits after adaptation.
-        other_loss: Scalar to add to the loss of the queries in training, or None.
+        other_loss: Scalar to add to the loss of the queries in training, or None. What `fit`
+            reports as `loss` is without it.
     """
 
     before: Any
@@ -158,9 +159,10 @@ class OuterLoop(DeviceFit):
         with tf.GradientTape() as tape:
             before, y_pred, other_loss = self.adapt_and_predict(x, training=True)
             loss = keras_private.compute_loss(self, x, y, y_pred, sample_weight, training=True)
+            total = loss
             if other_loss is not None:
-                loss += keras_private.aggregate_additional_loss(self, other_loss)
-            scaled_loss = self.optimizer.scale_loss(loss)
+                total += keras_private.aggregate_additional_loss(self, other_loss)
+            scaled_loss = self.optimizer.scale_loss(total)
         return tape.gradient(scaled_loss, self.trainable_weights), loss, before, y_pred
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:

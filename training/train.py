@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -90,6 +91,8 @@ def train(
             recipe, samplers.classes
         )  # refuses bad arguments before any file exists
         model.optimizer.build(model.trainable_variables)
+        if recipe.training.start_from:
+            start_from(recipe.training.start_from, model)
     if run.writes:
         prepare(directory, recipe, classes.get("train"))
     if resume:
@@ -138,6 +141,24 @@ def _describe_best(state: State) -> dict[str, Any]:
 def load_classes(recipe: Recipe, data_dir: Path | None) -> dict[str, ClassImages]:
     """The classes to train on and to validate on, by split; none for a regression."""
     return {} if recipe.data.is_regression else recipe.data.load(("train", "val"), data_dir)
+
+
+def start_from(path: Path, model: EpisodicModel) -> None:
+    """Gives a model's backbone the weights of the backbone of a finished run.
+
+    Raises:
+        FileNotFoundError: There is no finished run.
+        ValueError: The run has another backbone.
+    """
+    directory = RunDirectory(path)
+    directory.check_finished()
+    trained = keras.saving.load_model(directory.model_file, compile=False)
+    try:
+        model.backbone.set_weights(trained.backbone.get_weights())
+    except ValueError as error:
+        raise ValueError(
+            f"training.start_from: the weights of {path} do not fit this recipe's backbone: {error}"
+        ) from error
 
 
 def prepare(directory: RunDirectory, recipe: Recipe, classes: ClassImages | None) -> None:

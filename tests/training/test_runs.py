@@ -194,6 +194,22 @@ def test_a_run_in_another_precision_ends_as_a_model_in_float32(
     assert any(np.any(one != other) for one, other in pairs)
 
 
+def test_a_run_starts_from_the_backbone_of_another_of_smaller_images(run, tree, tmp_path):
+    recipe = small_recipe(
+        f"training.start_from={run}", "training.steps=0", "data.image_shape=[20, 20, 3]"
+    )
+    training.train(recipe, tmp_path / "larger", tree)
+    models = [keras.saving.load_model(path / "model.keras") for path in (run, tmp_path / "larger")]
+    for one, other in zip(*(model.backbone.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(one, other)
+    wider = small_recipe(f"training.start_from={run}", "model.backbone.filters=5")
+    with pytest.raises(ValueError, match="start_from: the weights of .* do not fit this recipe"):
+        training.train(wider, tmp_path / "wider", tree)
+    with pytest.raises(FileNotFoundError, match="not a finished run"):
+        training.train(small_recipe("training.start_from=nowhere"), tmp_path / "none", tree)
+    assert not (tmp_path / "wider").exists() and not (tmp_path / "none").exists()
+
+
 def test_a_run_that_also_classifies_its_images_keeps_the_classifier(tree, tmp_path):
     recipe = small_recipe(
         "model.image_weight=0.5", "data.rotations=true", "training.precision=bfloat16"

@@ -182,7 +182,10 @@ class TrainingTable(Table):
             `anil_tf.EpisodeSampler`.
         flips: Whether to mirror a random half of the training images.
         recoloring: Strength of the random change of brightness, contrast and saturation, 0 to 1.
-        steps: Number of outer steps; 0 keeps the random initial weights.
+        steps: Number of outer steps; 0 keeps the initial weights.
+        start_from: Folder of a finished run with the same backbone, whose weights are the initial
+            weights of the backbone; random ones by default. The images of that run may be smaller:
+            training on small ones first takes a fraction of the time.
         learning_rate: Initial learning rate of the outer loop.
         schedule: `cosine` lets the rate fall to zero (Loshchilov & Hutter 2017), `constant` keeps
             it.
@@ -212,6 +215,7 @@ class TrainingTable(Table):
     flips: bool = False
     recoloring: Annotated[float, Field(ge=0, le=1)] = 0.0
     steps: Annotated[int, Field(ge=0, le=2**40)] = 10_000
+    start_from: Path | None = None
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     checkpoint_every: Count = 500
