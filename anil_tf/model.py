@@ -164,13 +164,29 @@ class ANIL(AdaptiveModel):
 
         Arguments and result are those of `EpisodicModel.adapt_and_predict`.
         """
-        labels = self.support_labels(inputs)
         support, query = self.embed(inputs["support_x"], inputs["query_x"], training)
+        return self._predict(inputs, support, query, ways, steps)
+
+    def predict_in_training(
+        self, inputs: dict[str, tf.Tensor]
+    ) -> tuple[Predictions, tf.Tensor | None]:
+        """The predictions to learn from, and the loss of `image_classes`, if there are any."""
+        if self.classifier is None:
+            return super().predict_in_training(inputs)
+        support, query = self.embed(inputs["support_x"], inputs["query_x"], training=True)
+        return self._predict(inputs, support, query), self._classify(inputs, support, query)
+
+    def _predict(
+        self,
+        inputs: dict[str, tf.Tensor],
+        support: tf.Tensor,
+        query: tf.Tensor,
+        ways: int | None = None,
+        steps: int | None = None,
+    ) -> Predictions:
+        labels = self.support_labels(inputs)
         before = self.head(query, ways=ways)
-        after = self.adapt_head(support, labels, ways, steps=steps)(query)
-        if self.classifier is None or not training:
-            return Predictions(before, after)
-        return Predictions(before, after, self._classify(inputs, support, query))
+        return Predictions(before, self.adapt_head(support, labels, ways, steps=steps)(query))
 
     def _classify(
         self, inputs: dict[str, tf.Tensor], support: tf.Tensor, query: tf.Tensor

@@ -22,18 +22,15 @@ from anil_tf.support import keras_private
 
 
 class Predictions(NamedTuple):
-    """Logits `[T, Q, ways]` of the queries, and what else training minimises.
+    """Logits `[T, Q, ways]` of the queries.
 
     Attributes:
         before: Logits before adaptation; None in training where they cost an extra pass.
         after: Logits after adaptation.
-        other_loss: Scalar to add to the loss of the queries in training, or None. What `fit`
-            reports as `loss` is without it.
     """
 
     before: Any
     after: tf.Tensor
-    other_loss: tf.Tensor | None = None
 
 
 class OuterLoop(DeviceFit):
@@ -154,10 +151,19 @@ class OuterLoop(DeviceFit):
             self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
         return self._update_metrics(x, y, before, y_pred, loss, sample_weight)
 
+    def predict_in_training(
+        self, inputs: dict[str, tf.Tensor]
+    ) -> tuple[Predictions, tf.Tensor | None]:
+        """The predictions to learn from, and a loss to add to that of the queries, or None."""
+        return self.adapt_and_predict(inputs, training=True), None
+
     def outer_gradients(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, ...]:
-        """Gradients of the (scaled) loss by the trainable weights, the loss, and predictions."""
+        """Gradients by the trainable weights, the loss of the queries, and their predictions.
+
+        The gradients are those of the (scaled) sum of all losses.
+        """
         with tf.GradientTape() as tape:
-            before, y_pred, other_loss = self.adapt_and_predict(x, training=True)
+            (before, y_pred), other_loss = self.predict_in_training(x)
             loss = keras_private.compute_loss(self, x, y, y_pred, sample_weight, training=True)
             total = loss
             if other_loss is not None:
@@ -169,7 +175,7 @@ class OuterLoop(DeviceFit):
         """Loss and metrics of a batch of tasks, before and after adaptation."""
         x, y, sample_weight = _unpack(data)
         self._build_for(x)
-        before, y_pred, _ = self.adapt_and_predict(x, training=False)
+        before, y_pred = self.adapt_and_predict(x, training=False)
         loss = keras_private.compute_loss(self, x, y, y_pred, sample_weight, training=False)
         return self._update_metrics(x, y, before, y_pred, loss, sample_weight)
 

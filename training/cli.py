@@ -292,8 +292,20 @@ def report(
 
 @click.command()
 @click.argument("study", type=click.Choice(["paper", "options"]))
+@click.option(
+    "--dataset",
+    type=click.Choice(["omniglot", "mini-imagenet"]),
+    default="omniglot",
+    show_default=True,
+    help="What to train on. mini-imagenet is a folder of classes: --data-dir.",
+)
 @data_dir_option
-@click.option("--output", type=PATH, help="Folder for runs and report. [default: the study's name]")
+@click.option(
+    "--output",
+    type=PATH,
+    help="Folder for runs and report. [default: the study's name, and the data set's if it is "
+    "not omniglot]",
+)
 @click.option(
     "--budget",
     help="Time for all that is run, such as 90m or 4h, on two cores. [default: the full study]",
@@ -301,15 +313,16 @@ def report(
 @_json
 def reproduce(
     study: str,
+    dataset: str,
     data_dir: Path | None,
     output: Path | None,
     budget: str | None,
     json_path: Path | None,
 ) -> None:
-    """Repeat a whole study on Omniglot and write one report.
+    """Repeat a whole study and write one report.
 
     paper: the experiments of "Rapid Learning or Feature Reuse?": trained, tested and analysed.
-    options: what each option of a recipe gains or costs.
+    options: what each option of a recipe gains or costs, on Omniglot.
 
     Every stage is a run of its own in the output folder. Repeat the command with the same budget to
     continue: finished stages are kept, and an interrupted one resumes.
@@ -318,7 +331,10 @@ def reproduce(
     from anil_tf.training.study.reproduce import STUDIES
     from anil_tf.training.study.reproduce import reproduce as reproduce_study
 
-    output = output or Path(study)
-    rows = reproduce_study(STUDIES[study], output, data_dir, budget)
+    studies = STUDIES[study]
+    if dataset not in studies:
+        raise ValueError(f"The study {study} is of {', '.join(studies)}. Received: {dataset}")
+    output = output or Path(study if dataset == "omniglot" else f"{study}-{dataset}")
+    rows = reproduce_study(studies[dataset], output, data_dir, budget)
     click.echo(f"The report is {output / 'report.md'} and {output / 'report.html'}")
     write_json(json_path, rows)

@@ -18,6 +18,7 @@ SMALL = [
     "model.backbone.filters=4",
     "model.backbone.blocks=1",
     "training.ways=2",
+    "training.shots=1",
     "training.queries=1",
     "training.tasks=2",
     "training.steps=2",

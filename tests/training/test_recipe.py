@@ -13,6 +13,8 @@ def test_the_promised_recipes_come_along():
         *(f"paper-omniglot-20way-{shots}shot" for shots in (1, 5)),
         *(f"omniglot-{ways}way-{shots}shot" for ways in (5, 20) for shots in (1, 5)),
         *(f"mini-imagenet-5way-{shots}shot" for shots in (1, 5)),
+        *(f"paper-mini-imagenet-5way-{shots}shot" for shots in (1, 5)),
+        *(f"cifar-fs-5way-{shots}shot" for shots in (1, 5)),
     }
 
 

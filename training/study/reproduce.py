@@ -1,14 +1,16 @@
-"""`anil reproduce`: whole studies on Omniglot, each with many runs and one report.
+"""`anil reproduce`: whole studies, each with many runs and one report.
 
-`paper` repeats the experiments of Raghu et al. (ICLR 2020), `options` measures what each option of
-a recipe gains or costs. Each stage is a run directory in the output folder. A finished stage is
-kept, an interrupted one is resumed, and the report is written again after every stage.
+`paper` repeats the experiments of Raghu et al. (ICLR 2020) on Omniglot or mini-ImageNet, `options`
+measures on Omniglot what each option of a recipe gains or costs. Each stage is a run directory in
+the output folder. A finished stage is kept, an interrupted one is resumed, and the report is
+written again after every stage.
 """
 
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,7 @@ from anil_tf.training.run import RunDirectory
 from anil_tf.training.study.budget import ANALYSED_TASKS, Stage, describe_plan, plan_stages
 from anil_tf.training.study.options import CHANGES, TEST_STEPS, option_sections
 from anil_tf.training.study.options import TITLE as OPTIONS_TITLE
-from anil_tf.training.study.paper import TITLE as PAPER_TITLE
-from anil_tf.training.study.paper import paper_sections
+from anil_tf.training.study.paper import MINI_IMAGENET, OMNIGLOT, Benchmark, paper_sections
 from anil_tf.training.study.tables import Section, write_report
 from anil_tf.training.train import train
 
@@ -49,18 +50,33 @@ class Study:
 
 
 _ONE, _FIVE = "paper-omniglot-20way-1shot", "paper-omniglot-20way-5shot"
+_MINI_ONE, _MINI_FIVE = "paper-mini-imagenet-5way-1shot", "paper-mini-imagenet-5way-5shot"
+_MAML, _FIRST_ORDER = "algorithm=maml", "model.first_order=true"
 _PER_CLASS = "model.head_init=per_class"
-_PAPER_STAGES = (
-    Stage("maml-1shot", _ONE, ("algorithm=maml",), 6000, 0.53, analysed=True),
-    Stage("anil-1shot", _ONE, ("algorithm=anil",), 6000, 0.09, analysed=True),
-    Stage("random-1shot", _ONE, ("algorithm=anil",), 0, 0.09),
+_OMNIGLOT_STAGES = (
+    Stage("maml-1shot", _ONE, (_MAML,), 6000, 0.53, analysed=True),
+    Stage("anil-1shot", _ONE, (), 6000, 0.09, analysed=True),
+    Stage("random-1shot", _ONE, (), 0, 0.09),
     Stage("multiclass-1shot", _ONE, ("algorithm=multiclass", _PER_CLASS), 6000, 0.1),
     Stage("multitask-1shot", _ONE, ("algorithm=multitask", _PER_CLASS), 6000, 0.065),
     Stage("nil-1shot", _ONE, ("algorithm=nil",), 6000, 0.09),
     Stage("boil-1shot", _ONE, ("algorithm=boil", _PER_CLASS), 3000, 0.59, analysed=True),
-    Stage("first-order-1shot", _ONE, ("algorithm=maml", "model.first_order=true"), 6000, 0.16),
-    Stage("anil-5shot", _FIVE, ("algorithm=anil",), 2000, 0.15),
-    Stage("maml-5shot", _FIVE, ("algorithm=maml",), 2000, 1.6),
+    Stage("first-order-1shot", _ONE, (_MAML, _FIRST_ORDER), 6000, 0.16),
+    Stage("anil-5shot", _FIVE, (), 2000, 0.15),
+    Stage("maml-5shot", _FIVE, (_MAML,), 2000, 1.6),
+)
+# MAML of 5-shot tasks is of first order here: its second derivatives take many seconds a step.
+_MINI_STAGES = (
+    Stage("maml-1shot", _MINI_ONE, (_MAML,), 3000, 1.4, analysed=True),
+    Stage("anil-1shot", _MINI_ONE, (), 3000, 0.25, analysed=True),
+    Stage("random-1shot", _MINI_ONE, (), 0, 0.25),
+    Stage("multiclass-1shot", _MINI_ONE, ("algorithm=multiclass", _PER_CLASS), 3000, 0.25),
+    Stage("multitask-1shot", _MINI_ONE, ("algorithm=multitask", _PER_CLASS), 3000, 0.2),
+    Stage("nil-1shot", _MINI_ONE, ("algorithm=nil",), 3000, 0.25),
+    Stage("first-order-1shot", _MINI_ONE, (_MAML, _FIRST_ORDER), 3000, 0.55),
+    Stage("anil-5shot", _MINI_FIVE, (), 1500, 0.4),
+    Stage("maml-5shot", _MINI_FIVE, (_MAML, _FIRST_ORDER), 1500, 1.4),
+    Stage("boil-1shot", _MINI_ONE, ("algorithm=boil", _PER_CLASS), 1500, 1.6, analysed=True),
 )
 _OPTION_STAGES = tuple(
     Stage(
@@ -73,9 +89,18 @@ _OPTION_STAGES = tuple(
     )
     for name, (_, keys) in CHANGES.items()
 )
+
+
+def _paper(benchmark: Benchmark, stages: tuple[Stage, ...]) -> Study:
+    return Study(benchmark.title, stages, partial(paper_sections, benchmark=benchmark))
+
+
 STUDIES = {
-    "paper": Study(PAPER_TITLE, _PAPER_STAGES, paper_sections),
-    "options": Study(OPTIONS_TITLE, _OPTION_STAGES, option_sections),
+    "paper": {
+        "omniglot": _paper(OMNIGLOT, _OMNIGLOT_STAGES),
+        "mini-imagenet": _paper(MINI_IMAGENET, _MINI_STAGES),
+    },
+    "options": {"omniglot": Study(OPTIONS_TITLE, _OPTION_STAGES, option_sections)},
 }
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from anil_tf import MAML
+from anil_tf.cli import main
 from anil_tf.training.analyze import analyze, format_analysis, list_blocks
 from anil_tf.training.evaluate import evaluate_path
-from anil_tf.training.recipe import read_recipe
+from anil_tf.training.recipe import read_recipe, write_recipe
 from anil_tf.training.recipe.building import ALGORITHMS
 from anil_tf.training.study import reproduce
 from anil_tf.training.study.budget import Stage, describe_plan, plan, plan_stages
@@ -153,7 +155,7 @@ def test_blocks_are_named_by_their_layers():
         list_blocks(Opaque())
 
 
-PAPER = STUDIES["paper"]
+PAPER = STUDIES["paper"]["omniglot"]
 SHORT = Study(
     PAPER.title,
     (
@@ -203,6 +205,28 @@ def test_the_report_says_what_was_run_and_what_was_not(tree, tmp_path, monkeypat
         reproduce.reproduce(SHORT, output, tree, None, [*SMALL, "training.queries=1"])
 
 
+def test_the_report_on_mini_imagenet_has_its_own_published_figures(tmp_path):
+    study = STUDIES["paper"]["mini-imagenet"]
+    stage = next(stage for stage in study.stages if stage.name == "maml-5shot")
+    (tmp_path / stage.name).mkdir()
+    write_recipe(plan(stage, 1.0), tmp_path / stage.name / "recipe.toml")
+    rows = study.report(tmp_path)
+    published = {row["row"]: row["paper"] for row in rows if row["section"] == "Accuracy"}
+    assert published["MAML, 1shot"] == "46.9 +- 0.2 %"
+    assert published["MAML, first order, 5shot"] == "63.1 +- 0.4 %"
+    assert {row["ours"] for row in rows} == {"not run"}
+    markdown = (tmp_path / "report.md").read_text("utf-8")
+    assert "mini-ImageNet, 5-way, 20 classes never seen" in markdown
+    assert "Omniglot" not in markdown and "Compare their order" not in markdown
+
+
+def test_the_options_are_measured_on_omniglot_alone():
+    command = ["reproduce", "options", "--dataset", "mini-imagenet"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert "The study options is of omniglot. Received: mini-imagenet" in result.stderr
+
+
 def test_the_options_report_the_difference_to_the_recipe(tmp_path):
     tested = {"ci95": 0.002, "episodes": 600, "norm": "batch"}
     trained = {"steps": 10, "seconds": 60.0}
@@ -213,7 +237,7 @@ def test_the_options_report_the_difference_to_the_recipe(tmp_path):
             five_steps = {**metrics["evaluate"], "accuracy": 0.97, "inner_steps": 5}
             metrics["evaluations"] = [metrics["evaluate"], five_steps]
         (tmp_path / stage / "metrics.json").write_text(json.dumps(metrics))
-    found = {row["row"]: row for row in STUDIES["options"].report(tmp_path)}
+    found = {row["row"]: row for row in STUDIES["options"]["omniglot"].report(tmp_path)}
     column = "accuracy (against the recipe)"
     assert found["the recipe `omniglot-20way-1shot`"][column] == "96.0% +- 0.2%"
     assert found["the outer rate stays"][column] == "95.0% +- 0.2% (-1.0)"
@@ -258,11 +282,14 @@ def test_a_budget_that_is_no_time_is_refused(budget, tmp_path):
         reproduce.reproduce(PAPER, tmp_path, None, budget)
 
 
-@pytest.mark.parametrize("study", STUDIES)
-def test_every_stage_is_a_valid_recipe(study):
-    for stage in STUDIES[study].stages:
+@pytest.mark.parametrize(
+    ("study", "dataset"), [(name, dataset) for name in STUDIES for dataset in STUDIES[name]]
+)
+def test_every_stage_is_a_valid_recipe(study, dataset):
+    for stage in STUDIES[study][dataset].stages:
         assert plan(stage, 1.0).training.steps == stage.steps
         if study == "paper":
+            assert dataset in stage.recipe
             assert stage.name.endswith(stage.recipe.rpartition("-")[2])
 
 
