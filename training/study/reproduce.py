@@ -65,7 +65,7 @@ _OMNIGLOT_STAGES = (
     Stage("anil-5shot", _FIVE, (), 2000, 0.15),
     Stage("maml-5shot", _FIVE, (_MAML,), 2000, 1.6),
 )
-# MAML of 5-shot tasks is of first order here: its second derivatives take many seconds a step.
+# MAML of 5-shot tasks is of first order: with second derivatives a step takes eight of ANIL.
 _MINI_STAGES = (
     Stage("maml-1shot", _MINI_ONE, (_MAML,), 3000, 1.4, analysed=True),
     Stage("anil-1shot", _MINI_ONE, (), 3000, 0.25, analysed=True),
