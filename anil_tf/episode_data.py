@@ -58,7 +58,7 @@ class Plan:
 
     def draw(self, first: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """The batch that begins with an episode."""
-        episodes = self.sampler.draw_batch(first + tf.range(self.tasks, dtype=tf.int64))
+        episodes = self.sampler.draw_in_graph(first + tf.range(self.tasks, dtype=tf.int64))
         return {name: episodes[name] for name in INPUTS}, episodes["query_y"]
 
     def dataset(self, moved: tf.Variable | None = None) -> tf.data.Dataset:

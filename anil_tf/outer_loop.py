@@ -84,6 +84,10 @@ class OuterLoop(DeviceFit):
                     callbacks.append(episodes)
                 else:
                     given["callbacks"] = [episodes, *tf.nest.flatten(callbacks or [])]
+                # Given their number, Keras prepares one iterator per epoch in place of two: that of
+                # the next epoch at the end of this one, when a strategy would begin to read it.
+                if self._is_alone():
+                    given["steps_per_epoch"] = plan.batches
             x = drawing.indices(moved) if drawing else plan.dataset(moved)
         given["x"] = x
         if not self.is_regression:
