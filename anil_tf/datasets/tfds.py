@@ -15,8 +15,6 @@ from anil_tf.datasets.pictures import Shape, to_array
 from anil_tf.support.hints import did_you_mean
 from anil_tf.support.progress import track
 
-BATCH = 256
-
 
 def read_tfds(
     name: str, subsets: Sequence[str], image_shape: Shape, data_dir: Path | None = None
@@ -68,14 +66,14 @@ def read_tfds(
 
     total = sum(builder.info.splits[subset].num_examples for subset in subsets)
     images, labels = np.empty((total, *image_shape), np.uint8), np.empty(total, np.int64)
-    examples = _read_examples(builder.as_dataset("+".join(subsets)))
+    examples = read_examples(builder.as_dataset("+".join(subsets)))
     for row, (image, label) in enumerate(track(examples, f"Reading {name}", total)):
         picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
         images[row], labels[row] = to_array(picture, image_shape), label
     return ClassImages.from_arrays(images, labels, builder.info.features["label"].names)
 
 
-def _read_examples(dataset: tf.data.Dataset) -> Iterator[tuple[np.ndarray, int]]:
+def read_examples(dataset: tf.data.Dataset, batch: int = 64) -> Iterator[tuple[np.ndarray, int]]:
     """Images `[H, W, C]`, each of its own size, and labels.
 
     They are read in batches, as flat rows: TensorFlow takes longer to hand over a tensor than to
@@ -86,6 +84,6 @@ def _read_examples(dataset: tf.data.Dataset) -> Iterator[tuple[np.ndarray, int]]
         image = example["image"]
         return tf.reshape(image, [-1]), tf.shape(image), example["label"]
 
-    for batch in dataset.map(flatten).ragged_batch(BATCH):
-        for pixels, shape, label in zip(*(part.numpy() for part in batch), strict=True):
+    for parts in dataset.map(flatten).ragged_batch(batch):
+        for pixels, shape, label in zip(*(part.numpy() for part in parts), strict=True):
             yield pixels.reshape(shape), label
