@@ -24,6 +24,7 @@ SMALL = [
     "training.validation_episodes=2",
     "evaluation.ways=2",
     "evaluation.queries=1",
+    "evaluation.episodes=6",
 ]
 
 
