@@ -59,7 +59,7 @@ class Plan:
 
     def draw(self, first: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """The batch that begins with an episode."""
-        episodes = self.sampler.draw_batch(first + tf.range(self.tasks, dtype=tf.int64))
+        episodes = self.sampler.draw_in_graph(first + tf.range(self.tasks, dtype=tf.int64))
         inputs = {name: episodes[name] for name in (*INPUTS, IMAGE_CLASSES) if name in episodes}
         return inputs, episodes["query_y"]
 
@@ -71,6 +71,10 @@ class Plan:
         drawn = drawn.prefetch(tf.data.AUTOTUNE)
         drawn.plan = self
         return drawn
+
+    def endless(self) -> "Plan":
+        """This plan without an end, for a reader that is told its number of batches."""
+        return replace(self, batches=(2**62 - self.start) // self.tasks)
 
     def draws_like(self, other: "Plan") -> bool:
         """Whether the same function draws the batches of both plans."""
@@ -94,17 +98,20 @@ class NewEpisodes(keras.callbacks.Callback):
     the episodes of an uninterrupted run.
 
     Args:
-        plan: Plan of the data set, which adds `moved` to its indices.
+        plan: Plan of an epoch. The data set adds `moved` to its indices.
+        runs_on: Whether the data set goes on from one epoch to the next.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, runs_on: bool = False) -> None:
         super().__init__()
-        self._episodes = plan.episodes
+        self._episodes, self._runs_on, self._begun = plan.episodes, runs_on, False
         self.moved = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Moves the data set before `fit` begins to read it."""
-        self.moved.assign(epoch * self._episodes)
+        if not (self._runs_on and self._begun):
+            self.moved.assign(epoch * self._episodes)
+        self._begun = True
 
 
 def check_kind(x: Any, method: str) -> None:

@@ -31,14 +31,17 @@ class _Sampler:
 
     def draw(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """One episode as tensors."""
-        batch = self._draw_one(tf.cast(index, tf.int64)[tf.newaxis])
+        batch = self.draw_in_graph(tf.cast(index, tf.int64)[tf.newaxis])
         return {name: tensor[0] for name, tensor in batch.items()}
 
     @functools.cached_property
-    def _draw_one(self) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-        # A graph: hundreds of small operations one by one take longer than the drawing.
-        indices = tf.TensorSpec([1], tf.int64)
-        return tf.function(self.draw_batch, input_signature=[indices], autograph=False)
+    def draw_in_graph(self) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+        """`draw_batch` as a graph, which is traced once for each number of episodes.
+
+        Hundreds of small operations one by one take longer than the drawing, and so does tracing
+        them anew for each data set.
+        """
+        return tf.function(self.draw_batch, autograph=False)
 
     def episode(self, index: int) -> dict[str, np.ndarray]:
         """Episode `index`: arrays `support_x [M, ...]`, `support_y [M]`, `query_x`, `query_y`."""
@@ -177,7 +180,7 @@ class EpisodeSampler(_Sampler):
         gpus = tf.config.list_logical_devices("GPU")
         if self._on_device is None and gpus:
             moved = copy.copy(self)
-            moved.__dict__.pop("_draw_one", None)  # it has the images of the host
+            moved.__dict__.pop("draw_in_graph", None)  # it has the images of the host
             try:
                 with tf.device(gpus[0].name):
                     for name in ("_images", "_counts", "_starts"):
@@ -204,7 +207,7 @@ class EpisodeSampler(_Sampler):
         images, classes = self._draw_images(indices)
         tasks = images.shape[0]
         flat = [tasks, -1, *self.data.images.shape[1:]]
-        query_y = tf.repeat(tf.range(self.ways), self.queries)
+        query_y = np.repeat(np.arange(self.ways, dtype=np.int32), self.queries)
         support_y = self._draw_support_labels(indices)
         numbers = tf.cast(classes, tf.int32)
         of_support = tf.repeat(numbers, self._most, axis=1)
@@ -214,20 +217,20 @@ class EpisodeSampler(_Sampler):
             "support_x": tf.reshape(images[:, :, : self._most], flat),
             "support_y": support_y,
             "query_x": tf.reshape(images[:, :, self._most :], flat),
-            "query_y": tf.tile(query_y[tf.newaxis], [tasks, 1]),
+            "query_y": tf.constant(np.tile(query_y, [tasks, 1])),
             "classes": classes // TURNS if self.rotations else classes,
             IMAGE_CLASSES: tf.concat([of_support, of_query], axis=1),
         }
 
     def _draw_support_labels(self, indices: tf.Tensor) -> tf.Tensor:
         """Labels `[T, N * most]` of the support images, -1 for those that are padding."""
-        labels = tf.repeat(tf.range(self.ways), self._most)
+        labels = np.repeat(np.arange(self.ways, dtype=np.int32), self._most)
         if self._least == self._most:
-            return tf.tile(labels[tf.newaxis], [indices.shape[0], 1])
+            return tf.constant(np.tile(labels, [indices.shape[0], 1]))
         seeds = random_words.fold_in(random_words.split(_seeds(self.seed, indices), 1)[:, 0], 1)
         span = self._most + 1 - self._least
         counts = self._least + _below(span, random_words.words(seeds, self.ways))
-        counted = tf.range(self._most) < counts[..., tf.newaxis]
+        counted = counts[..., tf.newaxis] > np.arange(self._most, dtype=np.int32)
         return tf.where(tf.reshape(counted, [indices.shape[0], -1]), labels, -1)
 
     def _draw_images(self, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -350,10 +353,10 @@ def _draw_distinct(seeds: tf.Tensor, counts: tf.Tensor, draws: int, widest: int)
     numbers = random_words.fractions(seeds, rows * widest)
     # An episode's numbers are laid out by its own largest count, whatever that of the data.
     width = tf.reduce_max(counts, axis=1, keepdims=True)
-    column = tf.range(widest)
-    places = tf.range(rows)[:, tf.newaxis] * width + column
+    column = np.arange(widest, dtype=np.int32)
+    places = np.arange(rows, dtype=np.int32)[:, np.newaxis] * width + column
     numbers = tf.gather(numbers, tf.reshape(places, [tasks, -1]), batch_dims=1)
-    numbers = tf.where(column < counts, tf.reshape(numbers, [tasks, rows, widest]), -1)
+    numbers = tf.where(counts > column, tf.reshape(numbers, [tasks, rows, widest]), -1)
     # The column in the lower digits decides between equal numbers, which devices order differently.
-    keys = tf.cast(numbers, tf.int64) * 2**32 - tf.cast(column, tf.int64)
+    keys = tf.cast(numbers, tf.int64) * 2**32 - column.astype(np.int64)
     return tf.cast(tf.math.top_k(keys, draws).indices, tf.int64)

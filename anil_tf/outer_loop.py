@@ -12,6 +12,7 @@ from anil_tf import losses
 from anil_tf.device_steps import DeviceFit
 from anil_tf.episode_data import (
     NewEpisodes,
+    Plan,
     check_kind,
     check_labels,
     check_sampler,
@@ -72,20 +73,28 @@ class OuterLoop(DeviceFit):
             )
         if isinstance(x, tf.data.Dataset):
             given.setdefault("shuffle", False)  # Keras warns that it cannot shuffle a data set
-        several = given.get("epochs", 1) > 1 and given.get("steps_per_epoch") is None
-        plan = plan_of(x)
+        plan, counted = plan_of(x), given.get("steps_per_epoch") is not None
         drawing = plan and self.plan_on_device(plan)
-        if plan and (several or drawing):
+        if plan and (drawing or not counted):
+            runs_on = not drawing and self._may_run_on(plan)
             moved = None
-            if several:
-                episodes, callbacks = NewEpisodes(plan), given.get("callbacks")
+            if given.get("epochs", 1) > 1 and not counted:
+                episodes, callbacks = NewEpisodes(plan, runs_on), given.get("callbacks")
                 moved = episodes.moved
                 if isinstance(callbacks, keras.callbacks.CallbackList):
                     callbacks.append(episodes)
                 else:
                     given["callbacks"] = [episodes, *tf.nest.flatten(callbacks or [])]
-            x = drawing.indices(moved) if drawing else plan.dataset(moved)
+            if runs_on:
+                x, given["steps_per_epoch"] = plan.endless().dataset(moved), plan.batches
+            else:
+                x = drawing.indices(moved) if drawing else plan.dataset(moved)
         given["x"] = x
+        if isinstance(validation, tf.data.Dataset):
+            validation, given["validation_steps"] = self._run_on(
+                validation, given.get("validation_steps")
+            )
+            given["validation_data"] = validation
         if not self.is_regression:
             given["x"] = check_labels(x, given.get("y"), self.ways)
             if isinstance(validation, tf.data.Dataset):
@@ -106,6 +115,7 @@ class OuterLoop(DeviceFit):
         if not kwargs.get("_use_cached_eval_dataset"):  # not from `fit`, which has checked it
             check_kind(x, "evaluate")
             losses.check_compiled(getattr(self, "loss", None), self.is_regression)
+            x, kwargs["steps"] = self._run_on(x, kwargs.get("steps"))
             if not self.is_regression:
                 x = check_labels(x, y, self.ways)
         with labels_in_one_line():
@@ -118,7 +128,24 @@ class OuterLoop(DeviceFit):
             ValueError: The data are no episodes.
         """
         check_kind(x, "predict")
+        x, kwargs["steps"] = self._run_on(x, kwargs.get("steps"))
         return super().predict(x, **kwargs)
+
+    def _may_run_on(self, plan: Plan) -> bool:
+        # The last execution of a pass takes as many steps as the others.
+        whole = plan.batches > 0 and plan.batches % self.steps_per_execution == 0
+        return whole and self._is_alone()
+
+    def _run_on(self, x: Any, steps: int | None) -> tuple[Any, int | None]:
+        """A sampler's data set without an end, and the number of its batches; other data as it is.
+
+        At the end of a data set Keras makes another iterator, in vain, and to prepare one takes
+        longer than to draw some episodes.
+        """
+        plan = plan_of(x)
+        if plan is None or steps is not None or not self._may_run_on(plan):
+            return x, steps
+        return plan.endless().dataset(), plan.batches
 
     # What Keras calls.
 

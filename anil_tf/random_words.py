@@ -16,18 +16,19 @@ _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 _SEED_KEY = 0x3EC8F720, 0x02461E29  # the key by which TensorFlow mixes the bits of a seed
 _ROUNDS = 10
+_LOW = 0xFFFFFFFF  # the lower 32 bits
 _ANY = tf.TensorSpec(None, tf.uint64)
 
 
 def words(seeds: tf.Tensor, count: int) -> tf.Tensor:
     """The first `count` words of each seed: `[..., 2] -> [..., count]`."""
     key = [_constant(number) for number in _SEED_KEY]
-    mixed = _philox([*_halves(seeds[..., 0]), *_halves(seeds[..., 1])], key)
+    first, second = tf.unstack(seeds, axis=-1)
+    mixed = _philox([*_halves(first), *_halves(second)], key)
     blocks = -(-count // 4)
-    each = [number[..., tf.newaxis] for number in mixed]
+    each = [tf.expand_dims(number, -1) for number in mixed]
     zero = tf.zeros_like(each[0])
-    counter = [tf.range(blocks, dtype=tf.int64), zero, each[2], each[3]]
-    counter[0] = tf.cast(counter[0], tf.uint64) + zero
+    counter = [_constant(list(range(blocks))) + zero, zero, each[2], each[3]]
     numbers = tf.stack(_philox(counter, each[:2]), axis=-1)
     return tf.reshape(numbers, [*seeds.shape[:-1], 4 * blocks])[..., :count]
 
@@ -58,26 +59,31 @@ def fold_in(seeds: tf.Tensor, number: int) -> tf.Tensor:
 
 @tf.function(input_signature=[[_ANY] * 4, [_ANY] * 2], autograph=False)
 def _philox(counter: list[tf.Tensor], key: list[tf.Tensor]) -> list[tf.Tensor]:
-    # A function, since some two hundred small operations one by one take longer than an episode.
+    # A function, since a hundred small operations one by one take longer than an episode. It has
+    # few nodes, since TensorFlow prepares each of them anew for every iterator of a data set.
     a, b, c, d = counter
-    left, right = key
-    for _ in range(_ROUNDS):
-        low_a, high_a = _halves(a * _constant(_MULTIPLIERS[0]))
-        low_c, high_c = _halves(c * _constant(_MULTIPLIERS[1]))
-        xor = tf.bitwise.bitwise_xor
-        a, b, c, d = xor(xor(high_c, b), left), low_c, xor(xor(high_a, d), right), low_a
-        left, right = (
-            _halves(number + _constant(step))[0]
-            for number, step in zip((left, right), _KEY_STEPS, strict=True)
-        )
+    first, second = (_constant(number) for number in _MULTIPLIERS)
+    mask, bits, xor = _constant(_LOW), _constant(32), tf.bitwise.bitwise_xor
+    for left, right in zip(*map(_keys_of_rounds, key, _KEY_STEPS), strict=True):
+        of_a, of_c = a * first, c * second
+        a = xor(xor(tf.bitwise.right_shift(of_c, bits), b), left)
+        c = xor(xor(tf.bitwise.right_shift(of_a, bits), d), right)
+        b, d = tf.bitwise.bitwise_and(of_c, mask), tf.bitwise.bitwise_and(of_a, mask)
     return [a, b, c, d]
+
+
+def _keys_of_rounds(key: tf.Tensor, step: int) -> list[tf.Tensor]:
+    """The key of each round, which grows by a step per round."""
+    steps = _constant([step * number for number in range(_ROUNDS)])
+    keys = tf.bitwise.bitwise_and(tf.expand_dims(key, -1) + steps, _constant(_LOW))
+    return tf.unstack(keys, _ROUNDS, axis=-1)
 
 
 def _halves(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The lower and the higher 32 bits."""
-    low = tf.bitwise.bitwise_and(number, _constant(0xFFFFFFFF))
+    low = tf.bitwise.bitwise_and(number, _constant(_LOW))
     return low, tf.bitwise.right_shift(number, _constant(32))
 
 
-def _constant(number: int) -> tf.Tensor:
+def _constant(number: int | list[int]) -> tf.Tensor:
     return tf.constant(number, tf.uint64)

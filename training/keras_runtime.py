@@ -45,9 +45,10 @@ class KerasRuntime:
         self.inner_steps = model.inner_steps
         shares = isinstance(model, ANIL) and model.norm in EXPORTED_NORMS
         self._features = image_features(model) if shares else None
-        self._predict = tf.function(self._predict_one)
-        self._score = tf.function(self._score_one)
-        self._resemble = tf.function(self._resemble_one)
+        # Episodes of unequal shots have supports of many sizes.
+        self._predict = tf.function(self._predict_one, reduce_retracing=True)
+        self._score = tf.function(self._score_one, reduce_retracing=True)
+        self._resemble = tf.function(self._resemble_one, reduce_retracing=True)
 
     @classmethod
     def load(cls, path: Path, temperature: Temperature = UNDIVIDED) -> "KerasRuntime":

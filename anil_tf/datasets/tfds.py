@@ -2,10 +2,11 @@
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
@@ -65,9 +66,24 @@ def read_tfds(
 
     total = sum(builder.info.splits[subset].num_examples for subset in subsets)
     images, labels = np.empty((total, *image_shape), np.uint8), np.empty(total, np.int64)
-    examples = tfds.as_numpy(builder.as_dataset("+".join(subsets)))
-    for row, example in enumerate(track(examples, f"Reading {name}", total)):
-        image = example["image"]
+    examples = read_examples(builder.as_dataset("+".join(subsets)))
+    for row, (image, label) in enumerate(track(examples, f"Reading {name}", total)):
         picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-        images[row], labels[row] = to_array(picture, image_shape), example["label"]
+        images[row], labels[row] = to_array(picture, image_shape), label
     return ClassImages.from_arrays(images, labels, builder.info.features["label"].names)
+
+
+def read_examples(dataset: tf.data.Dataset, batch: int = 64) -> Iterator[tuple[np.ndarray, int]]:
+    """Images `[H, W, C]`, each of its own size, and labels.
+
+    They are read in batches, as flat rows: TensorFlow takes longer to hand over a tensor than to
+    read a small image.
+    """
+
+    def flatten(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        image = example["image"]
+        return tf.reshape(image, [-1]), tf.shape(image), example["label"]
+
+    for parts in dataset.map(flatten).ragged_batch(batch):
+        for pixels, shape, label in zip(*(part.numpy() for part in parts), strict=True):
+            yield pixels.reshape(shape), label

@@ -238,6 +238,14 @@ def test_fit_draws_new_episodes_in_each_epoch_and_the_epoch_decides_which(sample
     assert fit_and_look(sampler, epochs=3, initial_epoch=2) == seen[4:]
 
 
+def test_an_epoch_is_its_own_episodes_where_several_steps_do_not_divide_it(sampler):
+    model = Seen(make_backbone(), ways=WAYS, inner_steps=1, inner_lr=0.3)
+    model.compile("sgd", steps_per_execution=2)
+    model.images = []
+    model.fit(sampler.dataset(3, 2), epochs=2, verbose=0)
+    assert model.images == read(sampler.dataset(6, 2))
+
+
 def test_validation_episodes_stay_the_same(sampler):
     model = make_model()
     model.optimizer.learning_rate = 0.0

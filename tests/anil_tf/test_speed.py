@@ -9,6 +9,7 @@ from anil_tf import ANIL, EpisodeAccuracy, EpisodeSampler, backbones
 from anil_tf.datasets.images import ClassImages
 from anil_tf.inner_loop import adapt_linear
 from anil_tf.losses import cross_entropy
+from anil_tf.support.keras_private import build_metrics
 
 BLOCKS = 2
 HOST_OPERATIONS = {"PyFunc", "EagerPyFunc", "PyFuncStateless", "NumpyFunction"}
@@ -37,7 +38,8 @@ def operations(function, *arguments) -> list[tf.Operation]:
 
 def step_operations(model: ANIL, sampler: EpisodeSampler) -> list[tf.Operation]:
     batch = next(iter(sampler.dataset(1, tasks=2)))
-    model.train_on_batch(*batch)  # makes the optimizer's variables
+    model.optimizer.build(model.trainable_variables)  # a step cannot make variables when traced
+    build_metrics(model, batch)
     return operations(model.train_step, batch)
 
 

@@ -101,20 +101,42 @@ def address(page_root: Path, serve: Callable[[Path], str]) -> str:
     return serve(page_root)
 
 
-@pytest.fixture
-def drive(browser_example: Path, address: str) -> Callable[..., dict[str, Any]]:
-    """Runs a scenario of drive.mjs on the page, or at another address; what was seen."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if not chromium:
+DRIVE = Path(__file__).parent / "drive.mjs"
+
+
+@pytest.fixture(scope="session")
+def chromium(browser_example: Path) -> str:
+    """The path of Chromium."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if not path:
         pytest.skip("Chromium is not installed")
     if not (browser_example / "node_modules" / "playwright-core").is_dir():
         pytest.skip("playwright-core is not installed: npm ci in examples/browser")
+    return path
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[str]:
+    """The address of a browser that all tests use: each has a profile of its own."""
+    command = ["node", str(DRIVE), "serve", chromium]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        yield process.stdout.readline().strip()
+        process.communicate(timeout=60)  # closes its input, which ends it
+
+
+@pytest.fixture
+def drive(browser: str, chromium: str, address: str) -> Callable[..., dict[str, Any]]:
+    """Runs a scenario of drive.mjs on the page, or at another address; what was seen."""
 
     def run(
         scenario: str, query: str = "", picture: Path | None = None, at: str = address
     ) -> dict[str, Any]:
-        program = Path(__file__).parent / "drive.mjs"
-        command = ["node", program, scenario, chromium, at + query]
+        # A browser with a camera is started with one.
+        place = chromium if scenario == "camera" else browser
+        command = ["node", DRIVE, scenario, place, at + query]
         command += [picture] if picture else []
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr

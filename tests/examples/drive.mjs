@@ -2,6 +2,10 @@
  * Uses the page as a person does, in headless Chromium, and prints what was seen as JSON:
  *
  *     node drive.mjs SCENARIO CHROMIUM URL [PICTURE.png]
+ *
+ * CHROMIUM is the path of the browser, or the address of one that `serve` has started:
+ *
+ *     node drive.mjs serve CHROMIUM
  */
 
 import { readFileSync, readdirSync } from "node:fs";
@@ -545,17 +549,19 @@ const scenarios = {
   },
 };
 
-const [scenario, executablePath, url, picture] = process.argv.slice(2);
-const browser = await chromium.launch({
-  executablePath,
-  args: [
-    "--disable-quic",
-    "--disable-gpu",
-    ...(scenario === "camera"
-      ? ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-      : []),
-  ],
-});
+const CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
+const [scenario, place, url, picture] = process.argv.slice(2);
+const args = ["--disable-quic", "--disable-gpu", ...(scenario === "camera" ? CAMERA : [])];
+if (scenario === "serve") {
+  const server = await chromium.launchServer({ executablePath: place, args });
+  console.log(server.wsEndpoint());
+  process.stdin.on("end", () => server.close()).resume(); // ends with the one who started it
+  await new Promise((ended) => server.on("close", ended));
+  process.exit();
+}
+const browser = place.startsWith("ws:")
+  ? await chromium.connect(place)
+  : await chromium.launch({ executablePath: place, args });
 const requests = [];
 const complaints = [];
 try {

@@ -34,6 +34,14 @@ def run_copy(run, tmp_path):
     return shutil.copytree(run, tmp_path / "run")
 
 
+@pytest.fixture(scope="module")
+def onnx_bundle(run, tmp_path_factory):
+    """Its bundle with ONNX files alone. Not to be changed."""
+    output = tmp_path_factory.mktemp("onnx") / "bundle"
+    export_bundle(run, output, ["onnx"])
+    return output
+
+
 def test_the_manifest_says_what_the_model_is(bundle):
     manifest = read_manifest(bundle)
     assert (manifest.name, manifest.seed) == ("tiny", 7)
@@ -46,10 +54,13 @@ def test_the_manifest_says_what_the_model_is(bundle):
     assert set(manifest.versions) == {"anil-tf", "keras", "onnx", "tensorflow"}
 
 
-def test_the_last_evaluation_is_quoted(run_copy, tmp_path):
+def test_the_last_evaluation_is_quoted_and_the_steps_are_those_of_evaluation(run_copy, tmp_path):
     figures = {"runtime": "keras", "accuracy": 0.9512, "ci95": 0.0034, "ways": 5, "shots": 1}
     (run_copy / "metrics.json").write_text(json.dumps({"evaluate": figures}))
+    recipe = run_copy / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("[evaluation]", "[evaluation]\ninner_steps = 17"))
     manifest = export_bundle(run_copy, tmp_path / "bundle", ["onnx"])
+    assert manifest.inner_steps == 17
     assert manifest.accuracy == {"keras": figures}
     assert "95.12 ± 0.34 %" in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
 
@@ -69,17 +80,19 @@ def test_a_bundle_without_evaluation_says_so(bundle):
     assert "Not measured" in (bundle / "README.md").read_text(encoding="utf-8")
 
 
-def test_only_the_targets_asked_for_are_written(run, tmp_path):
-    manifest = export_bundle(run, tmp_path / "bundle", ["onnx"])
+def test_only_the_targets_asked_for_are_written(onnx_bundle):
+    manifest = read_manifest(onnx_bundle)
     assert manifest.formats == ["onnx"]
     assert {parity.runtime for parity in manifest.parity} == {"onnx"}
 
 
-@pytest.mark.parametrize("target", ["onnx", "saved_model"])
-def test_the_script_comes_with_onnx_and_the_model_card_shows_it(run, tmp_path, target):
-    export_bundle(run, tmp_path / "bundle", [target])
-    card = (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
-    assert (tmp_path / "bundle" / "adapt.py").is_file() == (target == "onnx")
+@pytest.mark.parametrize("target", ["onnx", "litert"])
+def test_the_script_comes_with_onnx_and_the_model_card_shows_it(run, tmp_path, onnx_bundle, target):
+    bundle = onnx_bundle if target == "onnx" else tmp_path / "bundle"
+    if target != "onnx":
+        export_bundle(run, bundle, [target])
+    card = (bundle / "README.md").read_text(encoding="utf-8")
+    assert (bundle / "adapt.py").is_file() == (target == "onnx")
     assert ("python adapt.py learn" in card) == (target == "onnx")
 
 
@@ -146,16 +159,7 @@ def test_a_model_is_exported_from_memory(fitted, tmp_path):
     assert card.startswith("# lamps\n") and "Not stated" in card
 
 
-def test_a_model_from_memory_can_be_named_and_say_its_data(fitted, tmp_path):
-    model, images, labels = fitted
-    data = {"source": "folder", "image_shape": [16, 16, 3]}
-    manifest = export_bundle(
-        model, tmp_path / "b", ["onnx"], examples=(images, labels), name="Lamps 2", data=data
-    )
-    assert (manifest.name, manifest.data) == ("Lamps 2", data)
-
-
-def test_a_bundle_from_memory_is_evaluated_on_a_folder_if_it_says_so(fitted, tmp_path):
+def test_a_bundle_from_memory_is_named_and_evaluated_on_a_folder_if_it_says_so(fitted, tmp_path):
     model, images, labels = fitted
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         (tmp_path / "photos" / f"class {label}").mkdir(parents=True, exist_ok=True)
@@ -163,7 +167,10 @@ def test_a_bundle_from_memory_is_evaluated_on_a_folder_if_it_says_so(fitted, tmp
     data = {"source": "folder", "image_shape": [16, 16, 3], "split_sizes": [1, 1, 2]}
     settings = {"ways": 3, "shots": 1, "queries": 2, "episodes": 4}
     for name, stated in (("stated", data), ("silent", None)):
-        export_bundle(model, tmp_path / name, ["onnx"], examples=(images, labels), data=stated)
+        manifest = export_bundle(
+            model, tmp_path / name, ["onnx"], examples=(images, labels), name=name, data=stated
+        )
+        assert (manifest.name, manifest.data) == (name, stated or {})
     figures = evaluate_path(tmp_path / "stated", tmp_path / "photos", overrides=settings)
     assert (figures["seed"], figures["runtime"]) == (0, "onnx")
     with pytest.raises(ValueError, match="silent does not say .* export it with data="):
@@ -312,11 +319,3 @@ def test_a_backbone_in_another_precision_has_the_same_weights(dtype):
     assert {variable.dtype for variable in copy.variables} == {dtype}
     for ours, theirs in zip(copy.get_weights(), backbone.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-
-
-def test_a_bundle_has_the_steps_that_its_recipe_evaluates_with(run, tmp_path):
-    copy = shutil.copytree(run, tmp_path / "run")
-    recipe = copy / "recipe.toml"
-    recipe.write_text(recipe.read_text().replace("[evaluation]", "[evaluation]\ninner_steps = 17"))
-    manifest = export_bundle(copy, tmp_path / "bundle", ["onnx"])
-    assert manifest.inner_steps == 17

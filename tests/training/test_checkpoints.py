@@ -21,7 +21,12 @@ from anil_tf.training.recipe import read_recipe
 from anil_tf.training.run import RunDirectory
 from tools.reliability.small import SETTINGS, make_classes
 
-QUICK = ("training.steps=9", "training.checkpoint_every=3", "training.deterministic=false")
+QUICK = (
+    "model.backbone.blocks=1",
+    "training.steps=9",
+    "training.checkpoint_every=3",
+    "training.deterministic=false",
+)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ SMALL = [
     "training.validation_episodes=2",
     "evaluation.ways=2",
     "evaluation.queries=1",
+    "evaluation.episodes=6",
 ]
 
 

@@ -35,7 +35,7 @@ def small_recipe(*overrides: str) -> Recipe:
             "model.backbone.filters=4",
             "model.backbone.blocks=1",
             "model.backbone.cosine=false",
-            "model.inner_steps=5",
+            "model.inner_steps=2",
             "model.inner_lr=0.01",
             "model.learn_inner_lr=true",
             "model.image_weight=0",
@@ -69,6 +69,16 @@ def run(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run. Not to be changed."""
     output = tmp_path_factory.mktemp("runs") / "run"
     training.train(small_recipe(), output, tree)
+    return output
+
+
+@pytest.fixture(scope="module")
+def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its bundle. Not to be changed."""
+    from anil_tf.export.bundle import export_bundle
+
+    output = tmp_path_factory.mktemp("bundles") / "bundle"
+    export_bundle(run, output)
     return output
 
 
@@ -398,19 +408,12 @@ def test_the_command_evaluates_a_run_in_a_process_of_its_own(run, tree):
     assert done.returncode == 0 and "2 episodes of the test split" in done.stdout, done.stderr
 
 
-def test_a_bundle_scores_as_its_run_on_the_same_episodes(run, tree, tmp_path):
-    from anil_tf.export.bundle import export_bundle
-
-    export_bundle(run, tmp_path / "bundle")
+def test_a_bundle_scores_as_its_run_on_the_same_episodes(run, bundle, tree):
     figures = {
-        runtime: evaluate_path(path, tree, overrides={"episodes": 20}, runtime=runtime)
-        for runtime, path in (
-            ("keras", run),
-            ("onnx", tmp_path / "bundle"),
-            ("saved_model", tmp_path / "bundle"),
-            ("litert", tmp_path / "bundle"),
-            ("litert_static", tmp_path / "bundle"),
+        runtime: evaluate_path(
+            run if runtime == "keras" else bundle, tree, overrides={"episodes": 10}, runtime=runtime
         )
+        for runtime in ("keras", "onnx", "saved_model", "litert", "litert_static")
     }
     for runtime in figures.keys() - {"keras"}:
         assert figures[runtime]["accuracy"] == pytest.approx(figures["keras"]["accuracy"], abs=1e-3)
@@ -443,6 +446,7 @@ def test_training_learns_to_adapt_to_its_classes(tree, tmp_path):
         "model.backbone.blocks=4",
         "model.backbone.cosine=true",
         "model.inner_lr=20",
+        "model.inner_steps=5",
     )
     training.train(recipe, tmp_path / "run", tree)
     figures = evaluate_path(tmp_path / "run", tree, overrides={"episodes": 50}, split="train")
@@ -558,8 +562,7 @@ def test_a_frozen_application_is_trained_and_exported(tree, tmp_path):
     assert all(runtime.ok for runtime in parity)
 
 
-def test_an_evaluation_computes_the_features_of_each_image_once(run, tree, tmp_path, monkeypatch):
-    from anil_tf.export import export_bundle
+def test_an_evaluation_computes_the_features_of_each_image_once(bundle, tree, monkeypatch):
     from anil_tf.export.runtime.onnx import OnnxRuntime
 
     seen = []
@@ -569,8 +572,6 @@ def test_an_evaluation_computes_the_features_of_each_image_once(run, tree, tmp_p
         "features",
         lambda self, image: (seen.extend(one.tobytes() for one in image), compute(self, image))[1],
     )
-    export_bundle(run, tmp_path / "bundle", ["onnx"])
-    seen.clear()
-    figures = evaluate_path(tmp_path / "bundle", tree, overrides={"episodes": 20})
+    figures = evaluate_path(bundle, tree, overrides={"episodes": 20})
     counts = [seen.count(one) for one in set(seen)]
     assert max(counts) == 1 and figures["episodes"] == 20

@@ -23,6 +23,7 @@ def desk(repository, tmp_path_factory):
         "training.steps": 20,
         "training.checkpoint_every": 20,
         "training.validation_episodes": 8,
+        "evaluation.episodes": 20,
         "model.backbone.filters": 16,
         "model.backbone.blocks": 2,
     }

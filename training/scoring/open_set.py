@@ -70,6 +70,11 @@ def measure_acceptance(
         cosines = similarity(query, support, labels, ways)["similarity"]
         return tf.gather(cosines, tf.argmax(logits, axis=1), batch_dims=1), logits
 
+    # Traced once, for any number of rows.
+    rows = tf.TensorSpec([None, embed(sampler.episode(0)["query_x"]).shape[1]], tf.float32)
+    number = tf.TensorSpec([], tf.int32) if model.head_init == "shared" else ways
+    resemble.get_concrete_function(rows, tf.TensorSpec([None], tf.int32), rows, number)
+
     shots = [count for count in SHOTS if count <= most]
     usual = min(model.ways, ways)
     fewer = {usual, *(count for count in WAYS if count < ways)}
@@ -84,10 +89,10 @@ def measure_acceptance(
         support, query = (embed(episode[name]) for name in ("support_x", "query_x"))
         labels, truth = episode["support_y"], episode["query_y"]
         for classes, count in itertools.product(tried, shots):
-            rows, asked = (labels < classes) & (place < count), truth < classes
+            learned, asked = (labels < classes) & (place < count), truth < classes
             resembled, logits = resemble(
-                tf.constant(support[rows]),
-                tf.constant(labels[rows]),
+                tf.constant(support[learned]),
+                tf.constant(labels[learned]),
                 tf.constant(query[asked]),
                 tf.constant(classes) if shared else classes,
             )

@@ -239,6 +239,23 @@ class TestTfds:
         pixels = [{image.tobytes() for image in splits[part].images} for part in SPLITS]
         assert not (pixels[0] & pixels[2] or pixels[1] & pixels[2] or pixels[0] & pixels[1])
 
+    def test_images_of_any_sizes_are_read_in_batches(self):
+        import tensorflow as tf
+
+        from anil_tf.datasets.tfds import read_examples
+
+        images = [np.full((2 + n % 3, 4, 3), n, np.uint8) for n in range(7)]
+        signature = {
+            "image": tf.TensorSpec([None, None, 3], tf.uint8),
+            "label": tf.TensorSpec([], tf.int64),
+        }
+        examples = ({"image": image, "label": n} for n, image in enumerate(images))
+        dataset = tf.data.Dataset.from_generator(lambda: examples, output_signature=signature)
+        for n, (image, label) in enumerate(read_examples(dataset, batch=3)):
+            np.testing.assert_array_equal(image, images[n])
+            assert label == n
+        assert n == 6
+
     def test_a_data_set_that_tfds_does_not_know_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match="TFDS knows no data set 'no_such_data'"):
             load_tfds("no_such_data", ("train",), SHAPE, SplitRule(), tmp_path)

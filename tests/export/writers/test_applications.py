@@ -1,7 +1,7 @@
 """Which `keras.applications` can be exported: their table, which `tools.applications` makes.
 
 An export of all of them takes hours. Here two are exported again. Of the others the kinds of layers
-are known from the table, and each kind is exported by itself in test_layers.py.
+are known from the table, and each kind is exported in test_layers.py.
 """
 
 import pytest
@@ -19,7 +19,7 @@ def test_every_application_of_keras_has_a_row():
     assert TABLE.keys() == named, "python -m tools.applications NAME writes a row"
 
 
-def test_every_layer_of_an_application_is_exported_by_itself():
+def test_every_kind_of_layer_of_an_application_is_exported():
     exported = [make_backbone(part) for part, formats in LAYERS.values() if formats == BOTH]
     known = {kind for backbone in exported for kind in kinds_of(backbone)}
     unknown = {name: set(row.kinds) - known for name, row in TABLE.items()}

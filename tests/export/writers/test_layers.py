@@ -149,20 +149,46 @@ REFUSALS = {
 }
 
 
-def make_backbone(part):
+# The layers that are exported to both formats, in backbones of several.
+PARTS = [name for name, (_, formats) in LAYERS.items() if formats == BOTH]
+GROUPS = [PARTS[start : start + 20] for start in range(0, len(PARTS), 20)]
+
+
+def make_backbone(*parts):
+    """Four features of each part."""
     keras.utils.set_random_seed(0)
     image = keras.Input(SHAPE)
-    x = part()(layers.Rescaling(1 / 255)(image))
-    if len(x.shape) > 2:
-        x = layers.Flatten()(x)
-    return keras.Model(image, layers.Dense(4)(x))
+    scaled = layers.Rescaling(1 / 255)(image)
+    features = []
+    for part in parts:
+        x = part()(scaled)
+        if len(x.shape) > 2:
+            x = layers.Flatten()(x)
+        features.append(layers.Dense(4)(x))
+    return keras.Model(image, features[0] if len(parts) == 1 else layers.Concatenate()(features))
 
 
-@pytest.mark.parametrize("name", LAYERS)
+def make_images():
+    return np.random.default_rng(1).integers(0, 256, (4, *SHAPE), np.uint8)
+
+
+@pytest.mark.parametrize("names", GROUPS, ids=lambda names: f"{names[0]} to {names[-1]}")
+def test_these_layers_are_exported(names, tmp_path):
+    backbone, images = make_backbone(*(LAYERS[name][0] for name in names)), make_images()
+    graphs, _ = prepare(backbone, images)
+    expected = backbone(images, training=False).numpy()
+    for kind in BOTH:
+        found = RUNS[kind](graphs, images, tmp_path)
+        for index, name in enumerate(names):
+            rows = np.s_[:, 4 * index : 4 * index + 4]
+            difference = measure({"features": found[rows]}, ({"features": expected[rows]},))
+            assert difference < 1e-5, (name, kind)
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if name not in PARTS])
 def test_a_layer_is_exported_or_refused_in_one_line(name, tmp_path):
     part, formats = LAYERS[name]
-    backbone = make_backbone(part)
-    images = np.random.default_rng(1).integers(0, 256, (4, *SHAPE), np.uint8)
+    backbone, images = make_backbone(part), make_images()
     graphs, _ = prepare(backbone, images)
     expected = {"features": backbone(images, training=False).numpy()}
     for kind in BOTH:
@@ -189,6 +215,6 @@ def test_a_layer_whose_state_is_lost_in_a_copy_is_named():
     with keras.saving.custom_object_scope({"Remembering": Remembering}):
         backbone = make_backbone(lambda: layer)
         copies = [with_precision(backbone, dtype) for dtype in ("float32", "float64")]
-    images = np.random.default_rng(1).integers(0, 256, (4, *SHAPE), np.uint8)
+    images = make_images()
     with pytest.raises(ValueError, match=r"from the layer 'remembering' \(Remembering\) on"):
         check_copies(backbone, *copies, images)
