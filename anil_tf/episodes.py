@@ -103,6 +103,8 @@ class EpisodeSampler(_Sampler):
         flips: Whether to mirror a random half of the images left to right. For training.
         recoloring: Largest relative change of each image's brightness, contrast and saturation,
             0 to 1. For training.
+        image_classes: Whether data sets also have `image_classes [T, M + Q]`, the class of each
+            support and then each query image among all `classes`; padding has -1. For training.
 
     Raises:
         ValueError: There are too few classes or too few images in a class, which is named; the
@@ -120,6 +122,7 @@ class EpisodeSampler(_Sampler):
         distortion: float = 0.0,
         flips: bool = False,
         recoloring: float = 0.0,
+        image_classes: bool = False,
     ) -> None:
         least, most = (shots, shots) if isinstance(shots, int) else shots
         for name, value in (("ways", ways), ("shots", least), ("queries", queries)):
@@ -156,6 +159,7 @@ class EpisodeSampler(_Sampler):
         self._least, self._most = least, most
         self.seed, self.rotations, self.distortion = seed, rotations, distortion
         self.flips, self.recoloring = flips, recoloring
+        self.image_classes = image_classes
         with tf.device("CPU"):
             self._images = tf.constant(data.images)
             self._counts, self._starts = tf.constant(data.counts), tf.constant(data.starts)
@@ -193,34 +197,30 @@ class EpisodeSampler(_Sampler):
     def episode(self, index: int) -> dict[str, np.ndarray]:
         """Episode `index`, without padding; `classes [N]` are indices of `data.names`."""
         episode = super().episode(index)
-        del episode[IMAGE_CLASSES]
+        episode.pop(IMAGE_CLASSES, None)
         counted = episode["support_y"] >= 0
         return episode | {name: episode[name][counted] for name in ("support_x", "support_y")}
 
     def draw_batch(self, indices: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Episodes `indices [T]`, int64, padded.
-
-        Besides supports and queries, `classes [T, N]` are indices of `data.names`, and
-        `image_classes [T, M + Q]` numbers the class of each support and then each query image
-        among `self.classes`; padding has -1.
-        """
+        """Episodes `indices [T]`, int64, padded; `classes [T, N]` are indices of `data.names`."""
         images, classes = self._draw_images(indices)
         tasks = images.shape[0]
         flat = [tasks, -1, *self.data.images.shape[1:]]
         query_y = np.repeat(np.arange(self.ways, dtype=np.int32), self.queries)
         support_y = self._draw_support_labels(indices)
-        numbers = tf.cast(classes, tf.int32)
-        of_support = tf.repeat(numbers, self._most, axis=1)
-        of_support = tf.where(support_y < 0, -1, of_support)
-        of_query = tf.repeat(numbers, self.queries, axis=1)
-        return {
+        episodes = {
             "support_x": tf.reshape(images[:, :, : self._most], flat),
             "support_y": support_y,
             "query_x": tf.reshape(images[:, :, self._most :], flat),
             "query_y": tf.constant(np.tile(query_y, [tasks, 1])),
             "classes": classes // TURNS if self.rotations else classes,
-            IMAGE_CLASSES: tf.concat([of_support, of_query], axis=1),
         }
+        if self.image_classes:
+            numbers = tf.cast(classes, tf.int32)
+            of_support = tf.where(support_y < 0, -1, tf.repeat(numbers, self._most, axis=1))
+            of_query = tf.repeat(numbers, self.queries, axis=1)
+            episodes[IMAGE_CLASSES] = tf.concat([of_support, of_query], axis=1)
+        return episodes
 
     def _draw_support_labels(self, indices: tf.Tensor) -> tf.Tensor:
         """Labels `[T, N * most]` of the support images, -1 for those that are padding."""

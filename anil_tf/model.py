@@ -1,14 +1,16 @@
 """`ANIL`: a Keras model whose call adapts its head to a support set and predicts the queries."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
-from anil_tf.adaptive import AdaptiveModel
+from anil_tf import losses
+from anil_tf.adaptive import AdaptiveModel, InnerLoop
+from anil_tf.embedding import Norm
 from anil_tf.episode_data import IMAGE_CLASSES
-from anil_tf.heads import CosineClassifier, LinearHead
+from anil_tf.heads import CosineClassifier, HeadInit, LinearHead
 from anil_tf.inner_loop import adapt_linear, tape_loop
 from anil_tf.losses import task_loss
 from anil_tf.outer_loop import Predictions
@@ -66,8 +68,8 @@ class ANIL(AdaptiveModel):
         image_classes: Number of classes that training also classifies each image among, support
             and query, by a `CosineClassifier` on the same features; 0 for none (Oreshkin et al.
             2018, TADAM, section 3.4). It makes better features of few classes in less time, and is
-            not exported. The inputs then have `image_classes [T, M + Q]` too, as a sampler's data
-            sets do: `image_classes=sampler.classes`.
+            not exported. The inputs then have `image_classes [T, M + Q]` too: those of an
+            `EpisodeSampler(..., image_classes=True)`, which has `sampler.classes` of them.
         image_weight: Weight of the loss of that classification, added to that of the queries.
         **kwargs: Arguments of every Keras model: `name`, `trainable`, `dtype`.
 
@@ -81,12 +83,23 @@ class ANIL(AdaptiveModel):
     """
 
     adapts_head = True
-    classifier: CosineClassifier | None = None
+    classifier: Any = None  # `CosineClassifier` or None
 
     def __init__(
         self,
         backbone: keras.Model,
         *,
+        ways: int = 5,
+        head_init: HeadInit = "per_class",
+        inner_steps: int = 5,
+        inner_lr: float = 0.1,
+        learn_inner_lr: bool | Literal["per_step"] = False,
+        first_order: bool = False,
+        inner_loop: InnerLoop = "auto",
+        loss: losses.Loss = "cross_entropy",
+        targets: losses.Targets | None = None,
+        norm: Norm = "batch",
+        head: keras.layers.Layer | None = None,
         image_classes: int = 0,
         image_weight: float = 1.0,
         **kwargs: Any,
@@ -96,7 +109,21 @@ class ANIL(AdaptiveModel):
                 "image_classes must not be negative and image_weight must be positive. Received: "
                 f"image_classes={image_classes}, image_weight={image_weight}"
             )
-        super().__init__(backbone, **kwargs)
+        super().__init__(
+            backbone,
+            ways=ways,
+            head_init=head_init,
+            inner_steps=inner_steps,
+            inner_lr=inner_lr,
+            learn_inner_lr=learn_inner_lr,
+            first_order=first_order,
+            inner_loop=inner_loop,
+            loss=loss,
+            targets=targets,
+            norm=norm,
+            head=head,
+            **kwargs,
+        )
         self.image_classes, self.image_weight = image_classes, image_weight
         if image_classes:
             self.classifier = CosineClassifier(image_classes)

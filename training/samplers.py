@@ -21,6 +21,7 @@ def make_sampler(
     split: str,
     kind: type[EpisodeSampler] = EpisodeSampler,
     shots: tuple[int, int] | None = None,
+    image_classes: bool = False,
 ) -> EpisodeSampler | SinusoidSampler:
     """The sampler of one split.
 
@@ -32,6 +33,7 @@ def make_sampler(
         split: `train`, `val` or `test`.
         kind: Class of the sampler.
         shots: Least and most support images per class, in place of the table's number.
+        image_classes: Whether data sets also have the class of each image.
 
     Raises:
         ValueError: The classes are too few or have too few images.
@@ -39,9 +41,9 @@ def make_sampler(
     seed = seed * len(_STREAMS) + _STREAMS[split]
     if classes is None:
         return SinusoidSampler(episodes.shots, episodes.queries, seed)
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"image_classes": image_classes}
     if isinstance(episodes, TrainingTable) and split == "train":
-        changes = {name: getattr(episodes, name) for name in ("distortion", "flips", "recoloring")}
+        changes |= {name: getattr(episodes, name) for name in ("distortion", "flips", "recoloring")}
     try:
         return kind(
             classes,
@@ -93,6 +95,7 @@ def make_samplers(recipe: Recipe, classes: dict[str, ClassImages]) -> Samplers:
             recipe.seed,
             split,
             sampler,
+            image_classes=split == "train" and recipe.model.image_weight > 0,
         )
         for split, sampler in (("train", kind), ("val", EpisodeSampler))
     )

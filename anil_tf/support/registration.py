@@ -22,7 +22,7 @@ REGISTERED = {
     "anil_tf.model": ("ANIL",),
     "anil_tf.maml": ("MAML", "BOIL"),
     "anil_tf.nil": ("NIL", "Pretrained"),
-    "anil_tf.heads": ("LinearHead", "KerasHead"),
+    "anil_tf.heads": ("LinearHead", "CosineClassifier", "KerasHead"),
     "anil_tf.losses": ("cross_entropy", "mean_squared_error"),
     "anil_tf.metrics": ("EpisodeAccuracy", "EpisodeAccuracyCI95", "EpisodeMeanSquaredError"),
     "anil_tf.normalization": ("BatchNormalization", "NormalizedConvolution"),

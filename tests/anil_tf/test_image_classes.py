@@ -30,7 +30,7 @@ def first_batch(sampler: EpisodeSampler):
 
 @pytest.mark.parametrize("rotations", [False, True])
 def test_each_image_has_its_class_and_padding_has_none(classes, rotations):
-    sampler = EpisodeSampler(classes, 3, (1, 3), 2, rotations=rotations)
+    sampler = EpisodeSampler(classes, 3, (1, 3), 2, rotations=rotations, image_classes=True)
     assert sampler.classes == (24 if rotations else 6)
     batch = sampler.draw_batch(tf.range(2, dtype=tf.int64))
     labels = np.concatenate([batch["support_y"], batch["query_y"]], axis=1)
@@ -45,7 +45,7 @@ def test_each_image_has_its_class_and_padding_has_none(classes, rotations):
 
 
 def test_the_gradient_is_that_of_both_losses(classes):
-    sampler = EpisodeSampler(classes, 3, (1, 3), 2)
+    sampler = EpisodeSampler(classes, 3, (1, 3), 2, image_classes=True)
     inputs, query_y = first_batch(sampler)
     model = make_model(image_classes=sampler.classes, image_weight=WEIGHT)
     model.compile("sgd")
@@ -72,7 +72,7 @@ def test_the_gradient_is_that_of_both_losses(classes):
 
 
 def test_fit_trains_it_and_a_saved_model_has_it(classes, tmp_path):
-    sampler = EpisodeSampler(classes, 3, 2, 2)
+    sampler = EpisodeSampler(classes, 3, 2, 2, image_classes=True)
     model = make_model(image_classes=sampler.classes)
     model.compile(keras.optimizers.Adam(0.02))
     inputs, _ = first_batch(sampler)
@@ -90,7 +90,6 @@ def test_fit_trains_it_and_a_saved_model_has_it(classes, tmp_path):
 
 def test_what_it_needs_is_said(classes):
     inputs, query_y = first_batch(EpisodeSampler(classes, 3, 2, 2))
-    del inputs["image_classes"]
     model = make_model(image_classes=6)
     model.compile("sgd")
     with pytest.raises(ValueError, match="needs the inputs' image_classes .*Received: .*query_x"):

@@ -36,7 +36,7 @@ MISTAKES = {
     ),
     "a recipe misspelt": (
         "train --recipe gliphs --output out",
-        "gliphs is neither a recipe file nor one of glyphs, grocery84, .... Did you mean 'glyphs'?",
+        "gliphs is neither a recipe file nor one of cifar-fs-.... Did you mean 'glyphs'?",
     ),
     "a recipe file that is no TOML": (
         "train --recipe notes.toml --output out",
