@@ -149,11 +149,13 @@ class TrainingRun:
     patience: int | None = None
     state: State = field(default_factory=State)
 
-    def resume(self, model: keras.Model) -> None:
-        """Restores model and state from the newest good checkpoint; does nothing without one."""
-        if found := find_checkpoint(self.directory.checkpoints, self.writes):
+    def resume(self, model: keras.Model) -> bool:
+        """Restores model and state from the newest good checkpoint; says whether there is one."""
+        found = find_checkpoint(self.directory.checkpoints, self.writes)
+        if found:
             path, self.state = found
             model.load_weights(path)
+        return found is not None
 
     def save(self, model: keras.Model) -> Path:
         """Writes a checkpoint; see `save_checkpoint`."""

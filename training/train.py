@@ -87,16 +87,14 @@ def train(
     classes = load_classes(recipe, data_dir)
     samplers = make_samplers(recipe, classes)
     with distribution.scope():
-        model = build_model(
-            recipe, samplers.classes
-        )  # refuses bad arguments before any file exists
+        # Bad arguments are refused here, before any file exists.
+        model = build_model(recipe, samplers.classes)
         model.optimizer.build(model.trainable_variables)
-        if recipe.training.start_from:
-            start_from(recipe.training.start_from, model)
+    resumed = resume and run.resume(model)
+    if recipe.training.start_from and not resumed:
+        start_from(recipe.training.start_from, model)
     if run.writes:
         prepare(directory, recipe, classes.get("train"))
-    if resume:
-        run.resume(model)
 
     first, started = run.state.step, time.perf_counter()
     with watching_workers(distribution):

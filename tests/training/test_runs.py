@@ -219,6 +219,11 @@ def test_a_run_starts_from_the_backbone_of_another_of_smaller_images(run, tree, 
     models = [keras.saving.load_model(path / "model.keras") for path in (run, tmp_path / "larger")]
     for one, other in zip(*(model.backbone.get_weights() for model in models), strict=True):
         np.testing.assert_array_equal(one, other)
+    copy = Path(shutil.copytree(run, tmp_path / "start"))
+    resumable = small_recipe(f"training.start_from={copy}", "training.steps=2")
+    training.train(resumable, tmp_path / "resumed", tree)
+    shutil.rmtree(copy)  # a run that has begun does not need it any more
+    training.train(resumable, tmp_path / "resumed", tree, resume=True)
     wider = small_recipe(f"training.start_from={run}", "model.backbone.filters=5")
     with pytest.raises(ValueError, match="start_from: the weights of .* do not fit this recipe"):
         training.train(wider, tmp_path / "wider", tree)
