@@ -1,5 +1,6 @@
 """How much of a study fits into a time, and how long each of its stages takes."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class Stage:
         overrides: `KEY=VALUE` changes of the recipe.
         steps: Number of outer steps without a budget.
         seconds: Approximate duration of an outer step on two processor cores, with its share of the
-            validation.
+            validation, on images of the recipe's size.
         analysed: Whether the layers are analysed too.
         test_steps: Numbers of inner steps to test with, in addition to the recipe's.
     """
@@ -38,13 +39,19 @@ class Stage:
     analysed: bool = False
     test_steps: tuple[int, ...] = ()
 
+    def step_seconds(self, recipe: Recipe) -> float:
+        """Approximate duration of an outer step; images of another size take their share of it."""
+        usual = read_recipe(self.recipe).data.image_shape
+        return self.seconds * math.prod(recipe.data.image_shape) / math.prod(usual)
+
     def seconds_of(self, recipe: Recipe) -> float:
         """Approximate duration of the whole stage: training, evaluations, analysis."""
+        step = self.step_seconds(recipe)
         tests = 2 + len(self.test_steps)  # with and without the head, and with other inner steps
         opened = 1 + tests + self.analysed
-        testing = tests * recipe.evaluation.episodes * EPISODE * self.seconds
-        analysis = self.analysed * (ANALYSIS + ANALYSED_TASKS * TASK * self.seconds)
-        return OPENING * opened + testing + analysis + recipe.training.steps * self.seconds
+        testing = tests * recipe.evaluation.episodes * EPISODE * step
+        analysis = self.analysed * (ANALYSIS + ANALYSED_TASKS * TASK * step)
+        return OPENING * opened + testing + analysis + recipe.training.steps * step
 
 
 def plan(stage: Stage, factor: float, overrides: Sequence[str] = ()) -> Recipe:
@@ -74,7 +81,8 @@ def plan_stages(
     if budget is None:
         return {stage.name: plan(stage, 1.0, overrides) for stage in stages}
     seconds = read_time(budget)
-    least = {stage.name: stage.seconds_of(plan(stage, 0.0, overrides)) for stage in stages}
+    shortest = {stage.name: plan(stage, 0.0, overrides) for stage in stages}
+    least = {stage.name: stage.seconds_of(shortest[stage.name]) for stage in stages}
     fitting: list[Stage] = []
     left = seconds
     for stage in stages:
@@ -86,8 +94,9 @@ def plan_stages(
             f"--budget {budget} is too short: even the shortest stage takes "
             f"{duration(min(least.values()))}"
         )
-    trained = sum(stage.steps * stage.seconds for stage in fitting)
-    fewest = sum(FEWEST_STEPS * stage.seconds for stage in fitting if stage.steps)
+    step = {stage.name: stage.step_seconds(shortest[stage.name]) for stage in fitting}
+    trained = sum(stage.steps * step[stage.name] for stage in fitting)
+    fewest = sum(FEWEST_STEPS * step[stage.name] for stage in fitting if stage.steps)
     factor = (left + fewest) / trained if trained else 0.0
     return {stage.name: plan(stage, factor, overrides) for stage in fitting}
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anil_tf.training.recipe import read_recipe
 from anil_tf.training.study.tables import PROTOCOL, Runs, Section, not_run
 from anil_tf.training.wording import percent, share
 
@@ -116,12 +117,21 @@ def _accuracy(runs: Runs, benchmark: Benchmark) -> Section:
     ]
     return Section(
         "Accuracy",
-        f"{benchmark.name}, {benchmark.ways}-way, {benchmark.classes} never seen in training. The "
-        "paper's +- is the deviation over three seeds, ours a 95% interval over episodes of one "
-        "seed. First-order MAML and BOIL are not in the paper.",
+        f"{benchmark.name}, {_size(runs)}{benchmark.ways}-way, {benchmark.classes} never seen in "
+        "training. The paper's +- is the deviation over three seeds, ours a 95% interval over "
+        "episodes of one seed. First-order MAML and BOIL are not in the paper.",
         COLUMNS,
         rows,
     )
+
+
+def _size(runs: Runs) -> str:
+    """The size of the images, with a comma, or nothing before the first run."""
+    files = [runs.open(stage).recipe_file for stage in ("maml-1shot", "anil-1shot")]
+    if not (found := [file for file in files if file.is_file()]):
+        return ""
+    height, width, _ = read_recipe(found[0]).data.image_shape
+    return f"{height} x {width} pixels, "
 
 
 def _name_maml(runs: Runs, stage: str) -> str:

@@ -196,6 +196,7 @@ def test_the_report_says_what_was_run_and_what_was_not(tree, tmp_path, monkeypat
     assert page.count("<tr>") == len(rows) + markdown.count("## ")
     assert "data:image/png;base64," in page and 'src="http' not in page
     assert "maml-1shot/analysis.png" in markdown
+    assert "Omniglot, 16 x 16 pixels, 20-way, " in markdown
 
     out, err = capsys.readouterr()
     assert "1/2 maml-1shot: 20 steps" in err and "2 stages, about" in err
@@ -259,6 +260,12 @@ def test_a_budget_counts_everything_and_scales_all_steps_alike(budget):
     assert steps.pop("random-1shot") == 0
     shares = [steps[name] / stages[name].steps for name in steps]
     assert shares == pytest.approx([shares[0]] * len(shares), rel=0.02)
+
+
+def test_a_budget_buys_more_steps_on_smaller_images():
+    usual = plan_stages(PAPER.stages, "90m")["anil-1shot"].training.steps
+    half = plan_stages(PAPER.stages, "90m", ["data.image_shape=[14,14,1]"])["anil-1shot"]
+    assert half.training.steps == pytest.approx(4 * usual, rel=0.2)
 
 
 def test_what_does_not_fit_is_said_and_left_out():
