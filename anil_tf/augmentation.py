@@ -98,14 +98,16 @@ def distort(images: tf.Tensor, numbers: tf.Tensor, largest: float) -> tf.Tensor:
         starts.append(tf.floor(place * 2.0**-_PLACE))
         weights.append((place - starts[-1] * 2**_PLACE)[..., tf.newaxis])
     # The four neighbours of a pixel are the bytes of one integer: they are looked up once.
-    flat = tf.reshape(images, [-1, height, width, channels])
-    right = tf.concat([flat[:, :, 1:], flat[:, :, -1:]], axis=2)
-    pairs = tf.stack([flat, right], axis=-1)
-    corners = tf.concat([pairs, tf.concat([pairs[:, 1:], pairs[:, -1:]], axis=1)], axis=-1)
-    corners = tf.reshape(tf.bitcast(corners, tf.int32), [-1, height * width, channels])
+    flat = tf.cast(tf.reshape(images, [-1, height, width, channels]), tf.int32)
+    pairs = _join(flat, tf.concat([flat[:, :, 1:], flat[:, :, -1:]], axis=2), 8)
+    corners = _join(pairs, tf.concat([pairs[:, 1:], pairs[:, -1:]], axis=1), 16)
+    corners = tf.reshape(corners, [-1, height * width, channels])
     places = tf.cast(tf.reshape(starts[1] * width + starts[0], [-1, height * width]), tf.int32)
-    found = tf.bitcast(tf.gather(corners, places, batch_dims=1), tf.uint8)
-    corner = tf.unstack(tf.cast(tf.reshape(found, [*flat.shape, 4]), tf.float32), axis=-1)
+    found = tf.reshape(tf.gather(corners, places, batch_dims=1), flat.shape)
+    corner = [
+        tf.cast(tf.bitwise.bitwise_and(tf.bitwise.right_shift(found, bits), 255), tf.float32)
+        for bits in (0, 8, 16, 24)
+    ]
     upper, lower = (
         first * 2**_PLACE + (second - first) * weights[0]
         for first, second in (corner[:2], corner[2:])
@@ -113,6 +115,11 @@ def distort(images: tf.Tensor, numbers: tf.Tensor, largest: float) -> tf.Tensor:
     pixels = upper * 2**_PLACE + (lower - upper) * weights[1]
     pixels = tf.floor(pixels * 2.0 ** (-2 * _PLACE))
     return tf.reshape(tf.cast(pixels, images.dtype), images.shape)
+
+
+def _join(low: tf.Tensor, high: tf.Tensor, bits: int) -> tf.Tensor:
+    """Integers whose low `bits` are those of `low`, with `high` above them."""
+    return tf.bitwise.bitwise_or(low, tf.bitwise.left_shift(high, bits))
 
 
 def _scale(numbers: tf.Tensor, largest: float, digits: int) -> tf.Tensor:
