@@ -5,7 +5,9 @@ from pathlib import Path
 
 import click
 
+from anil_tf.datasets.pictures import why_left_out
 from anil_tf.datasets.splits import FEW_CLASSES, WITHOUT_TRAINING
+from anil_tf.datasets.windows import why_no_window
 from anil_tf.support.hints import did_you_mean, say_next
 from anil_tf.support.quiet import import_tensorflow
 from anil_tf.training.cli import PATH, complete_recipe, data_dir_option, say_next_step
@@ -55,8 +57,8 @@ _SOURCES: list[tuple[str, str, Callable[[DataTable], bool]]] = [
 def datasets(name: str | None, data_dir: Path | None, output: Path | None) -> None:
     """List what can be trained on, or show the classes of one.
 
-    NAME is a recipe, a data set that a recipe uses, or a folder with one subfolder of images per
-    class.
+    NAME is a recipe, a data set that a recipe uses, or a folder with one subfolder of images or
+    windows per class.
     """
     if name is not None:
         _show_classes(name, data_dir, output)
@@ -70,13 +72,21 @@ def datasets(name: str | None, data_dir: Path | None, output: Path | None) -> No
     say_next("datasets", "glyphs", "--output", "glyphs.png")
 
 
+def _table_of(folder: Path) -> DataTable:
+    """How a folder of classes is read: as windows if it has some and no pictures."""
+    files = [*folder.glob("*/*"), *folder.glob("*/*/*")]
+    if not all(map(why_no_window, files)) and all(map(why_left_out, files)):
+        return read_recipe("windows").data
+    return DataTable(source="folder", image_shape=(84, 84, 3))
+
+
 def _show_classes(name: str, data_dir: Path | None, output: Path | None) -> None:
     from anil_tf.training.report.contact_sheet import describe_classes, draw_contact_sheet
 
     recipes = {known: read_recipe(known) for known in recipe_names()}
     sources = {recipe.data.name: recipe.data for recipe in recipes.values() if recipe.data.name}
     if Path(name).is_dir():
-        data, data_dir = DataTable(source="folder", image_shape=(84, 84, 3)), Path(name)
+        data, data_dir = _table_of(Path(name)), Path(name)
     elif name in recipes or Path(name).is_file():
         data = read_recipe(name).data
     elif name in sources:

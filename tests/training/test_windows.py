@@ -82,6 +82,16 @@ def test_windows_are_drawn(desk):
     assert (desk / "sheet.png").stat().st_size > 10_000
 
 
+def test_a_folder_of_windows_is_shown_without_a_recipe(desk, tmp_path):
+    assert "train: " in run("datasets", desk / "windows")
+    for name in "abcdef":
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "0.npy", np.zeros((9, 3), np.float32))
+    done = CliRunner().invoke(main, ["datasets", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "moments and 6 channels (data.image_shape). Received: [9, 3]" in done.output
+
+
 def test_pictures_are_told_apart_from_windows(desk):
     words = ["train", "--recipe", "windows", "--data-dir", desk / "windows"]
     words += ["--set", "data.image_shape=[28, 28, 1]", "--output", desk / "other"]
