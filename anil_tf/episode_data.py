@@ -65,8 +65,9 @@ class Plan:
 
     def dataset(self, moved: tf.Variable | None = None) -> tf.data.Dataset:
         """The batches, drawn on the host. What is derived from it (`map`, `take`) has no plan."""
+        draw = tf.autograph.experimental.do_not_convert(self.draw)
         drawn = self.indices(moved).map(
-            self.draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         drawn = drawn.prefetch(tf.data.AUTOTUNE)
         drawn.plan = self
@@ -162,7 +163,7 @@ def check_labels(x: Any, y: Any, ways: int) -> Any:
         with tf.control_dependencies([each for each in assertions if each is not None]):
             return tf.nest.map_structure(tf.identity, element)
 
-    return x.map(check)
+    return x.map(tf.autograph.experimental.do_not_convert(check))
 
 
 def check_sampler(sampler: Any, ways: int) -> None:

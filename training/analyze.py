@@ -109,7 +109,9 @@ def compare_tasks(
     names = list(blocks)
     depths = range(len(names) + 1) if model.adapts_body else ()
     experiment = _make_experiment(model, blocks, depths, sampler.ways, steps)
-    cosines = tf.function(lambda inputs: predict_by_cosines(model, inputs, sampler.ways)[0])
+    cosines = tf.function(
+        lambda inputs: predict_by_cosines(model, inputs, sampler.ways)[0], autograph=False
+    )
 
     right: dict[Any, list[float]] = {key: [] for key in ("nil", *depths)}
     alike: dict[str, dict[str, list[float]]] = {
@@ -194,7 +196,7 @@ def _make_experiment(
         # A tensor of steps makes a loop: unrolled, the depths take most of the time to trace.
         return adapt_task(model, support, labels, initial, adapting, tf.constant(steps))
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor) -> _Outcome:
         initial = initial_weights(model, ways)
         adapted = adapt(support, labels, initial, 0)

@@ -46,9 +46,9 @@ class KerasRuntime:
         shares = isinstance(model, ANIL) and model.norm in EXPORTED_NORMS
         self._features = image_features(model) if shares else None
         # Episodes of unequal shots have supports of many sizes.
-        self._predict = tf.function(self._predict_one, reduce_retracing=True)
-        self._score = tf.function(self._score_one, reduce_retracing=True)
-        self._resemble = tf.function(self._resemble_one, reduce_retracing=True)
+        self._predict = tf.function(self._predict_one, autograph=False, reduce_retracing=True)
+        self._score = tf.function(self._score_one, autograph=False, reduce_retracing=True)
+        self._resemble = tf.function(self._resemble_one, autograph=False, reduce_retracing=True)
 
     @classmethod
     def load(cls, path: Path, temperature: Temperature = UNDIVIDED) -> "KerasRuntime":
@@ -142,7 +142,7 @@ def image_features(model: EpisodicModel) -> Compute:
             f"The features of an image must not depend on those beside it: norm must be one of "
             f"{EXPORTED_NORMS}. Received: norm={model.norm!r}"
         )
-    embed = tf.function(model.embedding.embed_images, reduce_retracing=True)
+    embed = tf.function(model.embedding.embed_images, autograph=False, reduce_retracing=True)
 
     def compute(image: np.ndarray) -> np.ndarray:
         starts = range(0, len(image), BATCH)

@@ -59,7 +59,7 @@ def _make_adaptation(
 ) -> Callable[[], Any]:
     """The adaptation of one task from its support images, as each algorithm does it best."""
 
-    @tf.function
+    @tf.function(autograph=False)
     def adapt(support: tf.Tensor, labels: tf.Tensor) -> Any:
         if model.adapts_body:
             initial = initial_weights(model)

@@ -61,7 +61,7 @@ def measure_acceptance(
 
     embed = image_features(model)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def resemble(
         support: tf.Tensor, labels: tf.Tensor, query: tf.Tensor, ways: int | tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:

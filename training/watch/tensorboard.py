@@ -76,7 +76,10 @@ class TensorBoard(keras.callbacks.Callback):
             writer.flush()
 
     def _draw(self, sampler: EpisodeSampler) -> np.ndarray:
-        episode = sampler.episode(0)
+        # As many episodes as a batch of the validation: such a draw is traced already.
+        first = tf.range(self.recipe.training.tasks, dtype=tf.int64)
+        drawn = sampler.draw_in_graph(first)
+        episode = {name: each[0].numpy() for name, each in drawn.items()}
         names = ("support_x", "support_y", "query_x")
         batch = {name: tf.constant(episode[name][np.newaxis]) for name in names}
         logits = self.model.adapt_and_predict(batch, training=False).after[0]
