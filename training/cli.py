@@ -307,6 +307,13 @@ def report(
     "not omniglot]",
 )
 @click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a key of every run's recipe, such as data.image_shape=[42,42,3].",
+)
+@click.option(
     "--budget",
     help="Time for all that is run, such as 90m or 4h, on two cores. [default: the full study]",
 )
@@ -316,6 +323,7 @@ def reproduce(
     dataset: str,
     data_dir: Path | None,
     output: Path | None,
+    overrides: tuple[str, ...],
     budget: str | None,
     json_path: Path | None,
 ) -> None:
@@ -324,7 +332,7 @@ def reproduce(
     paper: the experiments of "Rapid Learning or Feature Reuse?": trained, tested and analysed.
     options: what each option of a recipe gains or costs, on Omniglot.
 
-    Every stage is a run of its own in the output folder. Repeat the command with the same budget to
+    Every stage is a run of its own in the output folder. Repeat the command with the same options to
     continue: finished stages are kept, and an interrupted one resumes.
     """
     import_tensorflow()
@@ -335,6 +343,6 @@ def reproduce(
     if dataset not in studies:
         raise ValueError(f"The study {study} is of {', '.join(studies)}. Received: {dataset}")
     output = output or Path(study if dataset == "omniglot" else f"{study}-{dataset}")
-    rows = reproduce_study(studies[dataset], output, data_dir, budget)
+    rows = reproduce_study(studies[dataset], output, data_dir, budget, overrides)
     click.echo(f"The report is {output / 'report.md'} and {output / 'report.html'}")
     write_json(json_path, rows)
