@@ -332,8 +332,8 @@ def reproduce(
     paper: the experiments of "Rapid Learning or Feature Reuse?": trained, tested and analysed.
     options: what each option of a recipe gains or costs, on Omniglot.
 
-    Every stage is a run of its own in the output folder. Repeat the command with the same options to
-    continue: finished stages are kept, and an interrupted one resumes.
+    Every stage is a run of its own in the output folder. Repeat the command with the same options
+    to continue: finished stages are kept, and an interrupted one resumes.
     """
     import_tensorflow()
     from anil_tf.training.study.reproduce import STUDIES
