@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from tf2onnx.constants import ENV_TF2ONNX_CATCH_ERRORS
+from tf2onnx.graph import Node
 
 from anil_tf import acceptance
 from anil_tf.datasets import pictures
@@ -90,16 +93,11 @@ def _convert(function: Any) -> onnx.ModelProto:
         traced = inlined.get_concrete_function()
     finally:
         tf.config.run_functions_eagerly(eagerly)
-    model, _ = tf2onnx.convert.from_function(
-        inlined,
-        function.input_signature,
-        opset=OPSET,
-        custom_op_handlers={
-            "SelectV2": (_select_to_where, []),
-            "Erfc": (_erfc, []),
-            "Expm1": (_expm1, []),
-        },
-    )
+    try:
+        with _few_copies():
+            model = _from_function(inlined)
+    except Exception:  # an optimizer failed: with copies, the converter goes back and skips it
+        model = _from_function(inlined)
     # A constant tensor that a layer keeps, such as the mean of `Normalization`, is captured by the
     # trace, and the converter makes an input of it.
     model.graph.initializer.extend(
@@ -109,6 +107,44 @@ def _convert(function: Any) -> onnx.ModelProto:
     )
     _check_operations(model.graph)
     return model
+
+
+def _from_function(function: Any) -> onnx.ModelProto:
+    model, _ = tf2onnx.convert.from_function(
+        function,
+        function.input_signature,
+        opset=OPSET,
+        custom_op_handlers={
+            "SelectV2": (_select_to_where, []),
+            "Erfc": (_erfc, []),
+            "Expm1": (_expm1, []),
+        },
+    )
+    return model
+
+
+@contextmanager
+def _few_copies() -> Iterator[None]:
+    """Keeps the converter from copying all weights before and after each of 24 optimizers.
+
+    Before: it copies the graph, for the case that the optimizer fails. After: it writes every node
+    to protocol buffers, whose memory is not freed. It never reads those of constants.
+    """
+
+    def update(node: Node, *storage: Any) -> None:
+        if not node.is_const():
+            update_proto(node, *storage)
+
+    update_proto, caught = Node.update_proto, os.environ.get(ENV_TF2ONNX_CATCH_ERRORS)
+    Node.update_proto, os.environ[ENV_TF2ONNX_CATCH_ERRORS] = update, "FALSE"
+    try:
+        yield
+    finally:
+        Node.update_proto = update_proto
+        if caught is None:
+            del os.environ[ENV_TF2ONNX_CATCH_ERRORS]
+        else:
+            os.environ[ENV_TF2ONNX_CATCH_ERRORS] = caught
 
 
 def _check_operations(graph: onnx.GraphProto) -> None:

@@ -1,7 +1,9 @@
 """The ONNX files: valid, named as declared, of standard operations, in both formats the same."""
 
 import logging
+import os
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -9,6 +11,8 @@ import onnx
 import onnxruntime
 import pytest
 from onnxruntime.tools.mobile_helpers import usability_checker
+from tf2onnx.constants import ENV_TF2ONNX_CATCH_ERRORS
+from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 
 from anil_tf import ANIL, backbones
 from anil_tf.export import layout
@@ -17,6 +21,10 @@ from anil_tf.export.manifest import read_manifest
 from anil_tf.export.runtime import open_bundle
 from anil_tf.export.signatures import declare
 from anil_tf.export.verify.episodes import ReferenceEpisodes
+from anil_tf.export.writers import onnx as onnx_writer
+from tests.export.writers.formats import prepare
+
+STATUS = Path("/proc/self/status")
 
 SIGNATURES = [*layout.ONNX, *layout.ONNX_SIMILARITY]
 FILES = {**layout.ONNX, **layout.ONNX_SIMILARITY, "features, int8": layout.ONNX_INT8}
@@ -218,3 +226,41 @@ def test_the_reference_evaluator_runs_adapt_alone(bundle, more_runtimes):
     expected = open_bundle(bundle).run("adapt", **inputs)
     for name, value in runtime.run("adapt", **inputs).items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def dense_graphs(units: int):
+    """Graphs of two dense layers."""
+    image = keras.Input((8, 8, 1))
+    x = keras.layers.Flatten()(image)
+    for _ in range(2):
+        x = keras.layers.Dense(units)(x)
+    return prepare(keras.Model(image, x), np.zeros((4, 8, 8, 1), np.uint8))[0]
+
+
+def memory(name: str) -> int:
+    """A figure of this process in bytes, such as `VmRSS`, or `VmHWM`, the most since a reset."""
+    (line,) = (row for row in STATUS.read_text().splitlines() if row.startswith(name))
+    return 1024 * int(line.split()[1])
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="Linux alone tells the most memory used")
+def test_a_conversion_holds_few_copies_of_the_weights(tmp_path):
+    graphs, weights = dense_graphs(2048), 4 * (64 * 2048 + 2048 * 2048)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the most memory used
+    before = memory("VmRSS")
+    onnx_writer.export_function(graphs, "features", tmp_path / "backbone.onnx")
+    assert memory("VmHWM") - before < 35 * weights
+
+
+def test_an_optimizer_of_the_converter_that_fails_is_skipped(tmp_path, monkeypatch):
+    def fail(self, graph):
+        raise RuntimeError("no such shape")
+
+    monkeypatch.setattr(TransposeOptimizer, "_optimize", fail)
+    graphs = dense_graphs(16)
+    onnx_writer.export_function(graphs, "features", tmp_path / "backbone.onnx")
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    session = onnxruntime.InferenceSession(tmp_path / "backbone.onnx")
+    expected = graphs.functions["features"](images)["features"]
+    np.testing.assert_allclose(session.run(None, {"image": images})[0], expected, rtol=1e-5)
+    assert ENV_TF2ONNX_CATCH_ERRORS not in os.environ
