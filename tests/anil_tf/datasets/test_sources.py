@@ -265,9 +265,21 @@ def test_the_vinyals_split_becomes_class_lists_in_the_names_of_tfds(tmp_path):
     halves = {"background": {"Braille": ["character01", "character26"]}, "evaluation": {}}
     for split in ("train", "val", "test"):
         (tmp_path / f"{split}.json").write_text(json.dumps(halves))
-    run = CliRunner().invoke(omniglot_split.main, [str(tmp_path), str(tmp_path / "lists")])
+    words = [tmp_path / "lists", "--vinyals", tmp_path]
+    run = CliRunner().invoke(omniglot_split.main, list(map(str, words)))
     assert run.exit_code == 0 and "train: 2 characters" in run.output
     assert (tmp_path / "lists/val.csv").read_text().split() == ["label", "Braille_0", "Braille_25"]
+
+
+def test_the_test_characters_that_helped_to_choose_the_recipes_are_left_out(
+    omniglot_data_dir, tmp_path
+):
+    words = [str(tmp_path / "lists"), "--data-dir", str(omniglot_data_dir)]
+    run = CliRunner().invoke(omniglot_split.main, words)
+    assert run.exit_code == 0 and "test: 402 characters" in run.output
+    lists = {split: (tmp_path / f"lists/{split}.csv").read_text().split() for split in SPLITS}
+    names = sorted({name for split in lists.values() for name in split[1:]})
+    assert len(names) == 1602 == sum(len(split) - 1 for split in lists.values())
 
 
 class TestNames:
