@@ -1,12 +1,11 @@
 """Tries which `keras.applications` can be exported to which format.
 
-    python -m tools.applications                     all of them, two hours
     python -m tools.applications MobileNetV2 VGG16
-    python -m tools.applications --layers-only VGG19
+    python -m tools.applications                     all of them, two hours and 30 GB of memory
 
 Each is made at its smallest size with random weights, exported, run, and compared with Keras. This
 replaces its row in docs/results/applications.json, which the tests read, and in
-docs/howto/layers.md. `--layers-only` lists the kinds of its layers, without an export.
+docs/howto/layers.md.
 """
 
 import argparse
@@ -41,17 +40,17 @@ class Row(NamedTuple):
     """What became of an application.
 
     `kinds` are those of its layers, see `kinds_of`. `formats` has the largest difference from
-    Keras, or the reason of a refusal, by format, and is empty where nothing was exported. `bound`
-    is the bound on the difference. Both are relative to the largest feature.
+    Keras, or the reason of a refusal, by format. `bound` is the bound on the difference. Both are
+    relative to the largest feature.
     """
 
     name: str
     size: int
     parameters: int
     kinds: list[str]
-    formats: dict[str, float | str] = {}
-    bound: float = 0.0
-    seconds: float = 0.0
+    formats: dict[str, float | str]
+    bound: float
+    seconds: float
 
     @property
     def agrees(self) -> bool:
@@ -93,12 +92,8 @@ def try_application(name: str) -> Row:
             except ValueError as error:
                 formats[format_] = str(error)
     seconds = round(time.monotonic() - start, 1)
-    return describe(name, backbone)._replace(formats=formats, bound=bound, seconds=seconds)
-
-
-def describe(name: str, backbone: keras.Model) -> Row:
-    """The row of an application that is not exported."""
-    return Row(name, backbone.input_shape[1], backbone.count_params(), kinds_of(backbone))
+    size, parameters = backbone.input_shape[1], backbone.count_params()
+    return Row(name, size, parameters, kinds_of(backbone), formats, bound, seconds)
 
 
 def kinds_of(model: keras.Model) -> list[str]:
@@ -186,11 +181,11 @@ def write_row(row: Row) -> None:
 
 def render(page: str, rows: dict[str, Row]) -> str:
     """The text of the page, with its table made of the rows."""
-    exported = [str(rows[name]) for name in sorted(rows) if rows[name].formats]
-    others = [f"`{name}`" for name in sorted(rows) if not rows[name].formats]
-    lines = [HEADER, "|---" * HEADER.count(" | ") + "|---|", *exported]
-    if others:
-        lines += ["", f"Not exported, but made of layers of the same kinds: {', '.join(others)}."]
+    lines = [
+        HEADER,
+        "|---" * HEADER.count(" | ") + "|---|",
+        *(str(rows[name]) for name in sorted(rows)),
+    ]
     return BLOCK.sub(lambda match: match[1] + "\n".join(lines) + match[2], page)
 
 
@@ -199,15 +194,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     everything = [name.removeprefix(applications.PREFIX) for name in applications.names()]
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
-    parser.add_argument("--layers-only", action="store_true", help="export nothing")
     arguments = parser.parse_args()
     for name in arguments.names or everything:
-        if arguments.layers_only:
-            row = describe(name, make_backbone(name))
-            print(name, ", ".join(row.kinds), sep=": ", flush=True)
-        else:
-            row = try_application(name)
-            print(row, flush=True)
+        row = try_application(name)
+        print(row, flush=True)
         write_row(row)
         keras.backend.clear_session()
 
