@@ -51,8 +51,10 @@ bench-serving: $(READY)
 	$(BIN)/python -m benchmarks.adapt_many
 	$(BIN)/python -m benchmarks.serving_load
 
+# One worker more than there are cores: some wait for a server, a browser or another worker.
 test: lint web
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) \
+	  --maxprocesses 4 --dist worksteal
 
 test-arm64: arm64
 	$(BIN)/python -m pytest tests/export/test_arm64.py
