@@ -10,6 +10,7 @@ def test_the_promised_recipes_come_along():
         "glyphs",
         "grocery84",
         "sinusoid",
+        "omniglot-20way-long",
         *(f"paper-omniglot-20way-{shots}shot" for shots in (1, 5)),
         *(f"omniglot-{ways}way-{shots}shot" for ways in (5, 20) for shots in (1, 5)),
         *(f"mini-imagenet-5way-{shots}shot" for shots in (1, 5)),
