@@ -23,6 +23,9 @@ data_dir_option = click.option(
     help="Where the data is: a TFDS directory, or the folder of classes. "
     "[env: ANIL_DATA_DIR; default: TFDS's own]",
 )
+_set = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe."
+)
 _json = click.option("--json", "json_path", type=PATH, help="Write the measurements to this file.")
 
 
@@ -86,9 +89,7 @@ class _Train(click.Command):
     help="A recipe's name or a TOML file.",
     shell_complete=complete_recipe,
 )
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe."
-)
+@_set
 @data_dir_option
 @click.option("--output", type=PATH, required=True, help="The run directory to write.")
 @click.option("--resume", is_flag=True, help="Resume an interrupted run, or start it.")
@@ -306,13 +307,7 @@ def report(
     help="Folder for runs and report. [default: the study's name, and the data set's if it is "
     "not omniglot]",
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a key of every run's recipe, such as data.image_shape=[42,42,3].",
-)
+@_set
 @click.option(
     "--budget",
     help="Time for all that is run, such as 90m or 4h, on two cores. [default: the full study]",
@@ -333,7 +328,8 @@ def reproduce(
     options: what each option of a recipe gains or costs, on Omniglot.
 
     Every stage is a run of its own in the output folder. Repeat the command with the same options
-    to continue: finished stages are kept, and an interrupted one resumes.
+    to continue: finished stages are kept, and an interrupted one resumes. --set changes the recipe
+    of every run.
     """
     import_tensorflow()
     from anil_tf.training.study.reproduce import STUDIES

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anil_tf.training.recipe import read_recipe
 from anil_tf.training.study.tables import PROTOCOL, Runs, Section, not_run
 from anil_tf.training.wording import percent, share
 
@@ -127,11 +126,11 @@ def _accuracy(runs: Runs, benchmark: Benchmark) -> Section:
 
 def _size(runs: Runs) -> str:
     """The size of the images, with a comma, or nothing before the first run."""
-    files = [runs.open(stage).recipe_file for stage in ("maml-1shot", "anil-1shot")]
-    if not (found := [file for file in files if file.is_file()]):
-        return ""
-    height, width, _ = read_recipe(found[0]).data.image_shape
-    return f"{height} x {width} pixels, "
+    for run in map(runs.open, ("maml-1shot", "anil-1shot")):
+        if run.recipe_file.is_file():
+            height, width, _ = run.read_recipe().data.image_shape
+            return f"{height} x {width} pixels, "
+    return ""
 
 
 def _name_maml(runs: Runs, stage: str) -> str:
