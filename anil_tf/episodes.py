@@ -229,7 +229,7 @@ class EpisodeSampler(_Sampler):
             return tf.constant(np.tile(labels, [indices.shape[0], 1]))
         seeds = random_words.fold_in(random_words.split(_seeds(self.seed, indices), 1)[:, 0], 1)
         span = self._most + 1 - self._least
-        counts = self._least + _below(span, random_words.words(seeds, self.ways))
+        counts = self._least + random_words.below(seeds, self.ways, span)
         counted = counts[..., tf.newaxis] > np.arange(self._most, dtype=np.int32)
         return tf.where(tf.reshape(counted, [indices.shape[0], -1]), labels, -1)
 
@@ -239,9 +239,9 @@ class EpisodeSampler(_Sampler):
         seeds = random_words.split(_seeds(self.seed, indices), 4)
         class_seeds, image_seeds, turn_seeds, change_seeds = tf.unstack(seeds, axis=1)
         known = len(self.data.names)
-        classes = _draw_distinct(class_seeds, tf.fill([tasks, 1], known), ways, known)[:, 0]
+        classes = random_words.distinct(class_seeds, tf.fill([tasks, 1], known), ways, known)[:, 0]
         counts, widest = tf.gather(self._counts, classes), int(self.data.counts.max())
-        chosen = _draw_distinct(image_seeds, counts, rows, widest)
+        chosen = random_words.distinct(image_seeds, counts, rows, widest)
         chosen += tf.gather(self._starts, classes)[..., tf.newaxis]
         shape = self.data.images.shape[1:]
         images = tf.reshape(tf.gather(self._images, chosen), [tasks * ways, rows, *shape])
@@ -257,7 +257,7 @@ class EpisodeSampler(_Sampler):
             numbers = tf.transpose(tf.reshape(numbers, [tasks, 3, ways, rows]), [1, 0, 2, 3])
             images = recolor(images, tf.reshape(numbers, [3, -1, rows]), self.recoloring)
         if self.rotations:
-            turns = _below(TURNS, random_words.words(turn_seeds, ways))
+            turns = random_words.below(turn_seeds, ways, TURNS)
             images = rotate(images, tf.reshape(turns, [-1]))
             classes = classes * TURNS + tf.cast(turns, classes.dtype)
         return tf.reshape(images, [tasks, ways, rows, *shape]), classes
@@ -304,10 +304,9 @@ class SinusoidSampler(_Sampler):
     def draw_batch(self, indices: tf.Tensor) -> dict[str, tf.Tensor]:
         """Episodes `indices [T]`; inputs and targets are float32 `[T, K, 1]` and `[T, Q, 1]`."""
         seeds = random_words.split(_seeds(self.seed, indices), 2)
-        waves = _between(random_words.fractions(seeds[:, 0], 2), [0.1, 0.0], [5.0, np.pi])
+        waves = random_words.between(seeds[:, 0], 2, [0.1, 0.0], [5.0, np.pi])
         amplitude, phase = tf.unstack(waves[..., tf.newaxis, tf.newaxis], axis=1)
-        points = random_words.fractions(seeds[:, 1], self.shots + self.queries)
-        x = _between(points, -5.0, 5.0)[..., tf.newaxis]
+        x = random_words.between(seeds[:, 1], self.shots + self.queries, -5.0, 5.0)[..., tf.newaxis]
         y = amplitude * tf.sin(x - phase)
         return {
             "support_x": x[:, : self.shots],
@@ -321,42 +320,3 @@ def _seeds(seed: int, indices: tf.Tensor) -> tf.Tensor:
     """A seed for each episode, `[T, 2]`."""
     pair = tf.stack([tf.fill(tf.shape(indices), tf.constant(seed, tf.int64)), indices], axis=1)
     return tf.bitcast(tf.ensure_shape(pair, [indices.shape[0], 2]), tf.uint64)
-
-
-def _below(bound: int, words: tf.Tensor) -> tf.Tensor:
-    """int32 numbers from 0 below a bound, as of `tf.random.stateless_uniform`."""
-    return tf.cast(words % tf.constant(bound, words.dtype), tf.int32)
-
-
-def _between(
-    numbers: tf.Tensor, least: list[float] | float, most: list[float] | float
-) -> tf.Tensor:
-    """float32 numbers in a range, as of `tf.random.stateless_uniform`."""
-    first, last = tf.constant(least), tf.constant(most)
-    return tf.cast(numbers, tf.float32) * 2.0**-random_words.BITS * (last - first) + first
-
-
-def _draw_distinct(seeds: tf.Tensor, counts: tf.Tensor, draws: int, widest: int) -> tf.Tensor:
-    """For each count n, `draws` different integers below n, in random order.
-
-    Args:
-        seeds: Seed of each episode, `[T, 2]`.
-        counts: Numbers to draw below, `[T, R]`.
-        draws: Number of integers, at most the smallest count.
-        widest: The largest possible count, known when the graph is built.
-
-    Returns:
-        int64 `[T, R, draws]`: the places of the largest of n random numbers.
-    """
-    counts = tf.cast(counts, tf.int32)[..., tf.newaxis]
-    tasks, rows = counts.shape[:2]
-    numbers = random_words.fractions(seeds, rows * widest)
-    # An episode's numbers are laid out by its own largest count, whatever that of the data.
-    width = tf.reduce_max(counts, axis=1, keepdims=True)
-    column = np.arange(widest, dtype=np.int32)
-    places = np.arange(rows, dtype=np.int32)[:, np.newaxis] * width + column
-    numbers = tf.gather(numbers, tf.reshape(places, [tasks, -1]), batch_dims=1)
-    numbers = tf.where(counts > column, tf.reshape(numbers, [tasks, rows, widest]), -1)
-    # The column in the lower digits decides between equal numbers, which devices order differently.
-    keys = tf.cast(numbers, tf.int64) * 2**32 - column.astype(np.int64)
-    return tf.cast(tf.math.top_k(keys, draws).indices, tf.int64)

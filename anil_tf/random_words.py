@@ -8,6 +8,7 @@ that TensorFlow derives from its seeds.
 Numbers are words, uint64 tensors with values below 2^32. A seed is a pair `[..., 2]` of uint64.
 """
 
+import numpy as np
 import tensorflow as tf
 
 BITS = 23  # of a uniform float, which is `fraction / 2**BITS`
@@ -55,6 +56,52 @@ def fold_in(seeds: tf.Tensor, number: int) -> tf.Tensor:
     word = tf.bitcast(tf.cast(words(seeds, 1)[..., 0], tf.uint32), tf.int32)
     first = tf.cast(word, tf.uint64)  # keeps the sign
     return tf.stack([first, tf.fill(tf.shape(first), _constant(number))], axis=-1)
+
+
+def below(seeds: tf.Tensor, count: int, bound: int) -> tf.Tensor:
+    """int32 numbers from 0 below a bound, as of `tf.random.stateless_uniform`: `[..., count]`."""
+    return tf.cast(words(seeds, count) % _constant(bound), tf.int32)
+
+
+def between(
+    seeds: tf.Tensor, count: int, least: list[float] | float, most: list[float] | float
+) -> tf.Tensor:
+    """float32 numbers in a range, as of `tf.random.stateless_uniform`: `[..., count]`.
+
+    Args:
+        seeds: Seeds `[..., 2]`.
+        count: Number of draws per seed.
+        least: Lower end of the range, or one for each draw.
+        most: Upper end of the range, likewise.
+    """
+    first, last = tf.constant(least), tf.constant(most)
+    return tf.cast(fractions(seeds, count), tf.float32) * 2.0**-BITS * (last - first) + first
+
+
+def distinct(seeds: tf.Tensor, counts: tf.Tensor, draws: int, widest: int) -> tf.Tensor:
+    """For each count n, `draws` different integers below n, in random order.
+
+    Args:
+        seeds: Seed of each episode, `[T, 2]`.
+        counts: Numbers to draw below, `[T, R]`.
+        draws: Number of integers, at most the smallest count.
+        widest: The largest possible count, known when the graph is built.
+
+    Returns:
+        int64 `[T, R, draws]`: the places of the largest of n random numbers.
+    """
+    counts = tf.cast(counts, tf.int32)[..., tf.newaxis]
+    tasks, rows = counts.shape[:2]
+    numbers = fractions(seeds, rows * widest)
+    # An episode's numbers are laid out by its own largest count, whatever that of the data.
+    width = tf.reduce_max(counts, axis=1, keepdims=True)
+    column = np.arange(widest, dtype=np.int32)
+    places = np.arange(rows, dtype=np.int32)[:, np.newaxis] * width + column
+    numbers = tf.gather(numbers, tf.reshape(places, [tasks, -1]), batch_dims=1)
+    numbers = tf.where(counts > column, tf.reshape(numbers, [tasks, rows, widest]), -1)
+    # The column in the lower digits decides between equal numbers, which devices order differently.
+    keys = tf.cast(numbers, tf.int64) * 2**32 - column.astype(np.int64)
+    return tf.cast(tf.math.top_k(keys, draws).indices, tf.int64)
 
 
 @tf.function(input_signature=[[_ANY] * 4, [_ANY] * 2], autograph=False)

@@ -34,3 +34,29 @@ def test_words_splits_and_folds_are_tensorflows():
             lambda seed: tf.random.stateless_uniform([5], tf.random.fold_in(seed, 2), **whole)
         ).view(np.uint32),
     )
+
+
+def test_numbers_in_a_range_are_tensorflows():
+    seeds = tf.bitcast(SEEDS, tf.uint64)
+    np.testing.assert_array_equal(
+        random_words.below(seeds, 9, 7).numpy(),
+        drawn(
+            lambda seed: tf.random.stateless_uniform([9], seed, minval=0, maxval=7, dtype=tf.int32)
+        ),
+    )
+    np.testing.assert_array_equal(
+        random_words.between(seeds, 2, [0.5, -3.0], [0.75, 9.0]).numpy(),
+        drawn(lambda seed: tf.random.stateless_uniform([2], seed, [0.5, -3.0], [0.75, 9.0])),
+    )
+
+
+def test_distinct_numbers_are_below_their_count_and_uniform():
+    seeds = tf.bitcast(tf.stack([tf.range(2000, dtype=tf.int64)] * 2, axis=1), tf.uint64)
+    counts = np.tile([3, 5], [2000, 1])
+    chosen = random_words.distinct(seeds, tf.constant(counts), 3, widest=5).numpy()
+    assert chosen.shape == (2000, 2, 3)
+    assert all(len(set(row)) == 3 for row in chosen.reshape(-1, 3))
+    for row, count in enumerate(counts[0]):
+        seen = np.bincount(chosen[:, row].ravel(), minlength=5)
+        assert not seen[count:].any()
+        np.testing.assert_allclose(seen[:count] / seen.sum(), 1 / count, atol=0.02)
