@@ -2,43 +2,22 @@
 
 import errno
 import inspect
-import logging
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-import tensorflow as tf
-import tf2onnx
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
-from onnxruntime.quantization.shape_inference import quant_pre_process
-from tf2onnx.constants import ENV_TF2ONNX_CATCH_ERRORS
-from tf2onnx.graph import Node
 
 from anil_tf import acceptance
 from anil_tf.datasets import pictures
 from anil_tf.export import layout
 from anil_tf.export.signatures import Signature, TensorSpec
 from anil_tf.export.writers.graphs import Graphs
-
-OPSET = 17
-CALIBRATION_BATCH = 16
-# The converter logs what `_check_operations` raises.
-logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
-QUANTIZED = ["Conv", "Relu", "LeakyRelu", "MaxPool", "Add"]
+from anil_tf.export.writers.onnx_convert import OPSET, convert
 
 
 def export_onnx(graphs: Graphs, bundle: Path) -> None:
@@ -75,177 +54,19 @@ def export_function(graphs: Graphs, name: str, path: Path) -> None:
     Raises:
         ValueError: It uses an operation that ONNX or ONNX Runtime lacks.
     """
-    model = _convert(graphs.functions[name])
+    model = convert(graphs.functions[name])
     _declare(model.graph, name, graphs.signatures[name])
     _fix_shapes(model)
     onnx.helper.set_model_props(model, graphs.metadata)
-    _save(model, path)
+    save(model, path)
 
 
-def _convert(function: Any) -> onnx.ModelProto:
-    """The ONNX graph of a `tf.function`."""
-    # Traced anew with nested functions inlined: Keras compiles some convolutions by XLA, which the
-    # converter leaves as calls.
-    inlined = tf.function(function.python_function, input_signature=function.input_signature)
-    eagerly = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        traced = inlined.get_concrete_function()
-    finally:
-        tf.config.run_functions_eagerly(eagerly)
-    try:
-        with _few_copies():
-            model = _from_function(inlined)
-    except Exception:  # an optimizer failed: with copies, the converter goes back and skips it
-        model = _from_function(inlined)
-    # A constant tensor that a layer keeps, such as the mean of `Normalization`, is captured by the
-    # trace, and the converter makes an input of it.
-    model.graph.initializer.extend(
-        onnx.numpy_helper.from_array(outer.numpy(), inner.name)
-        for outer, inner in traced.graph.captures
-        if outer.dtype != tf.resource
-    )
-    _check_operations(model.graph)
-    return model
-
-
-def _from_function(function: Any) -> onnx.ModelProto:
-    model, _ = tf2onnx.convert.from_function(
-        function,
-        function.input_signature,
-        opset=OPSET,
-        custom_op_handlers={
-            "SelectV2": (_select_to_where, []),
-            "Erfc": (_erfc, []),
-            "Expm1": (_expm1, []),
-        },
-    )
-    return model
-
-
-@contextmanager
-def _few_copies() -> Iterator[None]:
-    """Keeps the converter from copying all weights before and after each of 24 optimizers.
-
-    Before: it copies the graph, for the case that the optimizer fails. After: it writes every node
-    to protocol buffers, whose memory is not freed. It never reads those of constants.
-    """
-
-    def update(node: Node, *storage: Any) -> None:
-        if not node.is_const():
-            update_proto(node, *storage)
-
-    update_proto, caught = Node.update_proto, os.environ.get(ENV_TF2ONNX_CATCH_ERRORS)
-    Node.update_proto, os.environ[ENV_TF2ONNX_CATCH_ERRORS] = update, "FALSE"
-    try:
-        yield
-    finally:
-        Node.update_proto = update_proto
-        if caught is None:
-            del os.environ[ENV_TF2ONNX_CATCH_ERRORS]
-        else:
-            os.environ[ENV_TF2ONNX_CATCH_ERRORS] = caught
-
-
-def _check_operations(graph: onnx.GraphProto) -> None:
-    """Rejects a graph with an operation that ONNX does not have.
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph as an ONNX file, check it, and write an `.ort` file beside it.
 
     Raises:
-        ValueError: There is such an operation. The message names the layer.
+        ValueError: ONNX Runtime cannot run it.
     """
-    for node in graph.node:
-        if not onnx.defs.has(node.op_type, OPSET, node.domain):
-            raise ValueError(
-                f"ONNX has no operation for TensorFlow's {node.op_type}, which the backbone uses "
-                f"in {node.name.rpartition('/')[0] or node.name}. Change that layer, or export "
-                "without onnx"
-            )
-        for attribute in node.attribute:  # the bodies of loops
-            _check_operations(attribute.g)
-
-
-def _is_depthwise(node: onnx.NodeProto) -> bool:
-    """Whether a node is a convolution of each channel by itself, or of groups of channels."""
-    groups = [attribute.i for attribute in node.attribute if attribute.name == "group"]
-    return node.op_type == "Conv" and groups > [1]
-
-
-def quantize_onnx(bundle: Path, images: np.ndarray) -> None:
-    """Write `onnx/backbone_int8.onnx`: `backbone.onnx` with its convolutions in 8-bit integers.
-
-    Static quantization in the QDQ format, with one scale per channel of weights and one per tensor
-    of activations. Weights have 7 bits, so the 16-bit sums of no processor overflow and the results
-    are the same on all of them. Three parts stay in floats: the first convolution (unless it is the
-    only one) and the depthwise ones, whose few weights cause more than half of the error and save
-    no space, and the output of the last one, which becomes the features.
-
-    Args:
-        bundle: Folder of the bundle, with the float files written.
-        images: Training images `[n, H, W, C]` in the bundle's dtype, for the ranges of activations.
-
-    Raises:
-        ValueError: The backbone has no convolution.
-    """
-    source = bundle / layout.ONNX["features"]
-    original = onnx.load(source)
-    with tempfile.TemporaryDirectory() as scratch:
-        prepared, quantized = Path(scratch) / "prepared.onnx", Path(scratch) / "quantized.onnx"
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        nodes = onnx.load(prepared).graph.node
-        convolutions = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
-        if not convolutions:
-            raise ValueError(
-                "int8 is for convolutions, and this backbone has none: export without it"
-            )
-        first, last = convolutions[:2][-1], convolutions[-1]
-        in_floats = [*nodes[:first], *filter(_is_depthwise, nodes), *nodes[last + 1 :]]
-        quantize_static(
-            prepared,
-            quantized,
-            _Calibration(images),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=QUANTIZED,
-            nodes_to_exclude=[node.name for node in in_floats],
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            reduce_range=True,
-            per_channel=True,
-        )
-        model = onnx.load(quantized)
-    _leave_output_float(model.graph)
-    del model.graph.value_info[:]
-    metadata = {entry.key: entry.value for entry in original.metadata_props}
-    onnx.helper.set_model_props(model, {**metadata, "precision": "int8"})
-    _save(model, bundle / layout.ONNX_INT8)
-
-
-def _leave_output_float(graph: onnx.GraphProto) -> None:
-    """Remove the quantization of the last convolution's output."""
-    last = [node for node in graph.node if node.op_type == "Conv"][-1]
-    (quantize,) = (node for node in graph.node if last.output[0] in node.input)
-    (dequantize,) = (node for node in graph.node if quantize.output[0] in node.input)
-    last.output[0] = dequantize.output[0]
-    graph.node.remove(quantize)
-    graph.node.remove(dequantize)
-    _prune(graph)
-
-
-class _Calibration(CalibrationDataReader):
-    """Feeds images to the calibration, a few at a time."""
-
-    def __init__(self, images: np.ndarray) -> None:
-        starts = range(0, len(images), CALIBRATION_BATCH)
-        self._batches: Iterator[np.ndarray] = (
-            images[start : start + CALIBRATION_BATCH] for start in starts
-        )
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next inputs; none at the end."""
-        batch = next(self._batches, None)
-        return None if batch is None else {"image": batch}
-
-
-def _save(model: onnx.ModelProto, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     del model.opset_import[:]  # the tools add domains that are not used
     model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
@@ -280,27 +101,6 @@ def _save_as_ort(path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
-def _select_to_where(context: Any, node: Any, name: str, arguments: Any) -> None:
-    """Convert a choice to ONNX's Where; tf2onnx multiplies by 0 and 1, and 0 * NaN is NaN."""
-    node.type = "Where"
-
-
-def _erfc(context: Any, node: Any, name: str, arguments: Any) -> None:
-    """Convert erfc(x), of the exact GELU, to 1 - erf(x)."""
-    erf = context.insert_new_node_on_input(node, "Erf", node.input[0])
-    one = context.make_const(f"{name}_one", np.array(1, np.float32))
-    node.type = "Sub"
-    context.replace_inputs(node, [one.output[0], erf.output[0]])
-
-
-def _expm1(context: Any, node: Any, name: str, arguments: Any) -> None:
-    """Convert expm1(x), of CELU, to exp(x) - 1."""
-    exp = context.insert_new_node_on_input(node, "Exp", node.input[0])
-    one = context.make_const(f"{name}_one", np.array(1, np.float32))
-    node.type = "Sub"
-    context.replace_inputs(node, [exp.output[0], one.output[0]])
-
-
 def _declare(graph: onnx.GraphProto, name: str, signature: Signature) -> None:
     """Give a graph its name, and its inputs and outputs their declared order, types and axes."""
     graph.name = name
@@ -328,10 +128,10 @@ def _fix_shapes(model: onnx.ModelProto) -> None:
         if node.op_type == "Reshape" and node.input[1] not in constants and shape.count(-1) == 1:
             node.input[1] = f"{node.output[0]}_shape"
             graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape), node.input[1]))
-    _prune(graph)
+    prune(graph)
 
 
-def _prune(graph: onnx.GraphProto) -> None:
+def prune(graph: onnx.GraphProto) -> None:
     """Drop the nodes and constants that nothing uses."""
     needed = {value.name for value in graph.output}
     for node in reversed(list(graph.node)):

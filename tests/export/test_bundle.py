@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from anil_tf import ANIL, MAML, NIL, ClassImages, EpisodeSampler, backbones
-from anil_tf.export import bundle as bundle_module
 from anil_tf.export.bundle import QuantizationWarning, check_exportable, export_bundle
 from anil_tf.export.manifest import read_manifest
 from anil_tf.export.predictor import Predictor
 from anil_tf.export.runtime import open_bundle
 from anil_tf.export.verify import checks
+from anil_tf.export.writers import bundle as bundle_writer
 from anil_tf.export.writers.graphs import build_graphs
 from anil_tf.export.writers.precision import with_precision
 from anil_tf.training.evaluate import evaluate_path
@@ -253,7 +253,7 @@ def test_a_copy_that_differs_from_the_keras_model_is_refused(run, tmp_path, monk
             copy.set_weights([weight * 1.01 for weight in copy.get_weights()])
         return copy
 
-    monkeypatch.setattr(bundle_module, "with_precision", distorted)
+    monkeypatch.setattr(bundle_writer, "with_precision", distorted)
     with pytest.raises(
         ValueError, match=r"answers differently, by .* from the layer 'block1_conv'"
     ):
@@ -266,7 +266,7 @@ def test_an_export_that_disagrees_with_the_reference_leaves_nothing(run, tmp_pat
         backbone.set_weights([weight * np.float32(1.001) for weight in backbone.get_weights()])
         return build_graphs(backbone, *arguments)
 
-    monkeypatch.setattr(bundle_module, "build_graphs", distorted)
+    monkeypatch.setattr(bundle_writer, "build_graphs", distorted)
     with pytest.raises(
         ValueError, match="does not agree with the float64 reference: onnx features"
     ):

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from anil_tf.export.bundle import weights_digest
 from anil_tf.export.manifest import Manifest, Parity, read_manifest
+from anil_tf.export.writers.bundle import weights_digest
 from anil_tf.support.files import replacing
 from anil_tf.support.json_files import read_json, write_json
 from anil_tf.training.report import html, sections

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from anil_tf import ANIL, backbones
-from anil_tf.export import bundle as bundle_module
 from anil_tf.export import layout
 from anil_tf.export.bundle import OperatorWarning, QuantizationWarning, export_bundle
 from anil_tf.export.manifest import read_manifest
 from anil_tf.export.signatures import declare
 from anil_tf.export.verify import checks
+from anil_tf.export.writers.bundle import EXPORTERS
 from anil_tf.export.writers.graphs import InitialHead, build_graphs
 from anil_tf.export.writers.litert import Room
 from anil_tf.export.writers.tflm import export_tflm
@@ -185,4 +185,4 @@ def test_without_its_package_the_export_says_what_to_install(run, tmp_path, monk
     with pytest.raises(ImportError, match=r"target tflm needs: pip install 'anil-tf\[tflm\]'"):
         export_bundle(run, tmp_path / "bundle", ["tflm"])
     assert not list(tmp_path.iterdir())
-    assert "tflm" not in bundle_module.EXPORTERS
+    assert "tflm" not in EXPORTERS
