@@ -103,8 +103,14 @@ def _find_layer(backbone: keras.Model, copy: keras.Model, images: np.ndarray, bo
 
 
 def _replace_dtypes(config: Any, dtype: str) -> Any:
-    """A copy of a Keras configuration in which every dtype policy is `dtype`."""
+    """A copy of a Keras configuration in which every dtype policy is `dtype`.
+
+    Constant arrays of integers, such as the indices that an operation takes, stay integers.
+    """
     if isinstance(config, dict):
+        is_constant = config.get("class_name") in ("__numpy__", "__tensor__")
+        if is_constant and "float" not in config["config"]["dtype"]:
+            return config
         return {
             key: dtype if key == "dtype" else _replace_dtypes(value, dtype)
             for key, value in config.items()

@@ -100,6 +100,10 @@ LAYERS = {
     "RandomRotation": (lambda: layers.RandomRotation(0.1), BOTH),
     "Dropout": (lambda: layers.Dropout(0.5), BOTH),
     "GaussianNoise": (lambda: layers.GaussianNoise(0.5), BOTH),
+    "take, by constant indices": (
+        lambda: lambda x: keras.ops.take(x, np.array([2, 0, 1, 2], np.int32), axis=2),
+        BOTH,
+    ),
     "Permute": (lambda: layers.Permute((2, 1, 3)), BOTH),
     "Discretization": (lambda: layers.Discretization(bin_boundaries=[0.2, 0.5]), ("litert",)),
     "Dense": (lambda: vector(layers.Dense(5)), BOTH),
