@@ -35,8 +35,9 @@ def replace_rsqrt(content: bytes) -> bytes:
         for operator in graph.operators:
             if operator.opcodeIndex in found:
                 source = graph.tensors[operator.inputs[0]]
-                root = _add_tensor(graph, b"sqrt", source.shape, source.shapeSignature, 0)
-                constant = _add_tensor(graph, b"one", [], None, len(model.buffers) - 1)
+                name = graph.tensors[operator.outputs[0]].name  # the quantizer needs unique names
+                root = _add_tensor(graph, name + b"/sqrt", source.shape, source.shapeSignature, 0)
+                constant = _add_tensor(graph, name + b"/one", [], None, len(model.buffers) - 1)
                 operators.append(_make_operator(sqrt, operator.inputs, [root]))
                 operator = _make_operator(div, [constant, root], operator.outputs)
                 operator.builtinOptionsType = schema.BuiltinOptions.DivOptions
