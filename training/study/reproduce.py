@@ -121,7 +121,7 @@ def reproduce(
     Args:
         study: Study to run.
         output: Folder for the runs and the report.
-        data_dir: Folder of the data: that of TFDS for Omniglot, that of the splits for mini-ImageNet.
+        data_dir: Folder of the data: of TFDS for Omniglot, of the splits for mini-ImageNet.
         budget: Total time, such as `"90m"` or `"4h"`. Each stage has its own number of steps
             without one.
         overrides: `KEY=VALUE` for the recipe of every stage.
