@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from anil_tf.model import ANIL as ANIL
     from anil_tf.nil import NIL as NIL
     from anil_tf.saving import load_model as load_model
+    from anil_tf.views import with_views as with_views
 
 _TARGETS = {
     "ANIL": "anil_tf.model:ANIL",
@@ -53,6 +54,7 @@ _TARGETS = {
     "EpisodeAccuracyCI95": "anil_tf.metrics:EpisodeAccuracyCI95",
     "EpisodeMeanSquaredError": "anil_tf.metrics:EpisodeMeanSquaredError",
     "load_model": "anil_tf.saving:load_model",
+    "with_views": "anil_tf.views:with_views",
     "Predictor": "anil_tf.export:Predictor",  # needs no TensorFlow
 }
 
@@ -72,6 +74,7 @@ __all__ = [
     "__version__",
     "backbones",
     "load_model",
+    "with_views",
 ]
 
 __getattr__, __dir__ = hand_on(__name__, _TARGETS)

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ PAGES = ("maths", "howto/backbone", "howto/regression", "howto/machines")
 
 
 def blocks(text: str, language: str) -> list[str]:
-    return [body for _, found, body in FENCE.findall(text) if found == language]
+    return [textwrap.dedent(body) for _, found, body in FENCE.findall(text) if found == language]
 
 
 @pytest.fixture(scope="module")

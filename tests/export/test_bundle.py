@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anil_tf import ANIL, MAML, NIL, ClassImages, EpisodeSampler, backbones
+from anil_tf import ANIL, MAML, NIL, ClassImages, EpisodeSampler, backbones, with_views
 from anil_tf.export.bundle import QuantizationWarning, check_exportable, export_bundle
 from anil_tf.export.manifest import read_manifest
 from anil_tf.export.predictor import Predictor
@@ -119,6 +119,19 @@ def test_a_quantized_backbone_that_misses_its_bound_is_left_out(run, tmp_path, m
     assert not runtimes & {"onnx_int8", "litert_int8"}
     assert read_manifest(tmp_path / "bundle") == manifest  # every file fits its digest
     assert "_int8" not in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("views", ["mirrored", "moved"])
+def test_a_model_of_several_views_agrees_in_every_runtime(tmp_path, views):
+    keras.utils.set_random_seed(0)
+    backbone = backbones.conv4_strided((12, 12, 1), filters=8, blocks=2, cosine=True)
+    model = ANIL(with_views(backbone, views, length=1.0), ways=5, head_init="shared")
+    images = np.random.default_rng(0).integers(0, 256, (20, 12, 12, 1)).astype(np.uint8)
+    examples = images, np.repeat(np.arange(4), 5)
+    targets = ["onnx", "litert", "tflm"]
+    parity = export_bundle(model, tmp_path / "bundle", targets, True, examples=examples).parity
+    assert all(runtime.ok for runtime in parity)
+    assert {"onnx_int8", "litert_int8", "tflm"} <= {runtime.runtime for runtime in parity}
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,7 @@ def small_recipe(*overrides: str) -> Recipe:
             "model.inner_steps=2",
             "model.inner_lr=0.01",
             "model.learn_inner_lr=true",
+            "model.views=single",
             "model.image_weight=0",
             "training.ways=3",
             "training.shots=1",
@@ -209,6 +210,25 @@ def test_a_run_in_another_precision_ends_as_a_model_in_float32(
     for one, other in pairs:
         np.testing.assert_allclose(one, other, rtol=0.1, atol=0.01)
     assert any(np.any(one != other) for one, other in pairs)
+
+
+def test_a_run_with_views_trains_on_one_and_ends_as_a_model_of_several(run, tree, tmp_path):
+    recipe = small_recipe("model.views=mirrored")
+    training.train(recipe, tmp_path / "run", tree)
+    seen, plain = (
+        keras.saving.load_model(path / "model.keras").backbone for path in (tmp_path / "run", run)
+    )
+    for one, other in zip(seen.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    images = recipe.data.load(("test",), tree)["test"].images[:4]
+    mean = (plain(images) + plain(images[:, :, ::-1])) / 2
+    np.testing.assert_allclose(seen(images), mean, rtol=1e-4, atol=1e-5)
+    assert 0 <= evaluate_path(tmp_path / "run", tree)["accuracy"] <= 1
+    for wrong in ("algorithm=maml", "model.norm=task"):
+        with pytest.raises(
+            ValueError, match=r"use model\.views=single\. Received: .*views=mirrored"
+        ):
+            small_recipe("model.views=mirrored", "model.norm=support", wrong)
 
 
 def test_a_run_starts_from_the_backbone_of_another_of_smaller_images(run, tree, tmp_path):

@@ -20,6 +20,7 @@ SETTINGS = (
     "model.inner_steps=5",
     "model.inner_lr=0.01",
     "model.learn_inner_lr=true",
+    "model.views=single",
     "model.image_weight=0",
     "training.ways=3",
     "training.shots=1",

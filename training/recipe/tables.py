@@ -153,6 +153,9 @@ class ModelTable(Table):
     """Arguments of `anil_tf.ANIL`, except what the training episodes determine.
 
     Attributes:
+        views: Views of each image whose features the finished model averages: `single` for none
+            but the image, `mirrored` for photographs, `moved` for drawings; see
+            `anil_tf.with_views`. Training sees single views.
         image_weight: Weight of a second loss in training, the classification of each image among
             all training classes; 0 for none. See `image_classes` of `anil_tf.ANIL`.
     """
@@ -166,6 +169,7 @@ class ModelTable(Table):
     inner_loop: Literal["auto", "tape", "gram"] = "auto"
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     norm: Literal["batch", "frozen", "support", "task"] = "batch"
+    views: Literal["single", "mirrored", "moved"] = "single"
     image_weight: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -320,6 +324,22 @@ class Recipe(Table):
                 "model.image_weight is for algorithm = 'anil' on images: it classifies them among "
                 f"the training classes. Received: algorithm={self.algorithm}, "
                 f"data.source={self.data.source}"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _views_fit(self) -> "Recipe":
+        if self.model.views != "single" and (
+            self.data.is_regression
+            or len(self.data.image_shape) != 3
+            or self.adapts_body
+            or self.model.norm not in ("batch", "frozen")
+        ):
+            raise ValueError(
+                "several views are for pictures, a body that does not adapt, and model.norm=batch "
+                "or frozen: otherwise use model.views=single. "
+                f"Received: model.views={self.model.views}, algorithm={self.algorithm}, "
+                f"model.norm={self.model.norm}, data.image_shape={list(self.data.image_shape)}"
             )
         return self
 
