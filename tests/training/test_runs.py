@@ -231,6 +231,26 @@ def test_a_run_with_views_trains_on_one_and_ends_as_a_model_of_several(run, tree
             small_recipe("model.views=mirrored", "model.norm=support", wrong)
 
 
+def test_a_run_is_finished_with_the_steps_and_the_rate_of_its_evaluation(run, tree, tmp_path):
+    recipe = small_recipe("evaluation.inner_steps=7", "evaluation.inner_lr=0.5")
+    metrics = training.train(recipe, tmp_path / "run", tree)
+    finished, trained = (
+        keras.saving.load_model(path / "model.keras") for path in (tmp_path / "run", run)
+    )
+    assert (finished.inner_steps, trained.inner_steps) == (7, 2)
+    assert finished.inner_lr.numpy() == pytest.approx(0.5)
+    assert metrics["inner_lr"] == pytest.approx(trained.inner_lr.numpy())  # what was learned
+    for one, other in zip(
+        finished.backbone.get_weights(), trained.backbone.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    figures = evaluate_path(tmp_path / "run", tree)
+    assert figures["inner_steps"] == 7 and figures["inner_lr"] == pytest.approx(0.5)
+    for wrong in ("algorithm=nil", "model.learn_inner_lr=per_step"):
+        with pytest.raises(ValueError, match=r"evaluation\.inner_lr is for .*Received"):
+            small_recipe("evaluation.inner_lr=0.5", wrong)
+
+
 def test_a_run_starts_from_the_backbone_of_another_of_smaller_images(run, tree, tmp_path):
     recipe = small_recipe(
         f"training.start_from={run}", "training.steps=0", "data.image_shape=[20, 20, 3]"

@@ -1,6 +1,7 @@
 """The compiled model of a recipe."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -72,9 +73,10 @@ def build_model(
 
 
 def finish_model(recipe: Recipe, model: EpisodicModel, classes: int | None = None) -> EpisodicModel:
-    """The trained model in float32, whatever the precision of its training, and with its views.
+    """The trained model as it is evaluated and exported.
 
-    What is evaluated is then what is exported. The weights are float32 in training too.
+    It is in float32, whatever the precision of its training: its weights were float32 already. It
+    has the recipe's views, and the inner steps and rate of its evaluation where it states a rate.
 
     Args:
         recipe: Recipe of the model.
@@ -82,15 +84,21 @@ def finish_model(recipe: Recipe, model: EpisodicModel, classes: int | None = Non
         classes: As in `build_model`.
 
     Returns:
-        A model with the same weights and the same state of the optimizer; `model` itself where it
-        was trained in float32 and sees one view.
+        A model with the same weights and the same state of the optimizer; `model` itself where all
+        of this was so in training.
     """
-    views = recipe.model.views
-    if recipe.training.precision == "float32" and views == "single":
+    views, rate = recipe.model.views, recipe.evaluation.inner_lr
+    if recipe.training.precision == "float32" and views == "single" and rate is None:
         return model
+    settings = recipe.model
+    if rate is not None and recipe.evaluation.inner_steps is not None:
+        settings = settings.model_copy(update={"inner_steps": recipe.evaluation.inner_steps})
     training = recipe.training.model_copy(update={"precision": "float32"})
-    finished = build_model(recipe.model_copy(update={"training": training}), classes, views)
+    changed = recipe.model_copy(update={"model": settings, "training": training})
+    finished: Any = build_model(changed, classes, views)
     finished.set_weights(model.get_weights())
+    if rate is not None:
+        finished.log_inner_lr.assign(math.log(rate))
     finished.optimizer.build(finished.trainable_variables)
     # In float16 the optimizer is inside one that scales the loss.
     optimizer: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)

@@ -247,6 +247,8 @@ class EvaluationTable(Table):
     Attributes:
         inner_steps: Inner steps of the evaluation, and of an exported bundle; those of training by
             default.
+        inner_lr: Inner rate of the finished model, for these steps; that of training, learned or
+            not, by default.
     """
 
     ways: Count = 5
@@ -254,6 +256,7 @@ class EvaluationTable(Table):
     queries: Count = 15
     episodes: Annotated[int, Field(ge=2)] = 600
     inner_steps: Annotated[int, Field(ge=0)] | None = None
+    inner_lr: Annotated[float, Field(gt=0)] | None = None
 
 
 class Recipe(Table):
@@ -340,6 +343,16 @@ class Recipe(Table):
                 "or frozen: otherwise use model.views=single. "
                 f"Received: model.views={self.model.views}, algorithm={self.algorithm}, "
                 f"model.norm={self.model.norm}, data.image_shape={list(self.data.image_shape)}"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _inner_lr_fits(self) -> "Recipe":
+        per_step = self.model.learn_inner_lr == "per_step"
+        if self.evaluation.inner_lr is not None and (per_step or not self.adapts):
+            raise ValueError(
+                "evaluation.inner_lr is for an inner loop with one rate for all steps. Received: "
+                f"algorithm={self.algorithm}, model.learn_inner_lr={self.model.learn_inner_lr}"
             )
         return self
 
