@@ -121,9 +121,10 @@ def train(
     from anil_tf.training.train import train as train_recipe
 
     figures = train_recipe(recipe, output, data_dir=data_dir, resume=resume, strategy=strategy)
+    speed = f" ({rate:.0f} images/s)" if (rate := figures["images_per_second"]) else ""
     click.echo(
-        f"Trained {recipe.name} for {figures['steps']} steps in {figures['seconds']:.0f} s "
-        f"({figures['images_per_second']:.0f} images/s). The run is in {output}"
+        f"Trained {recipe.name} for {figures['steps']} steps in {figures['seconds']:.0f} s{speed}. "
+        f"The run is in {output}"
     )
     if "val_accuracy_before" in figures:
         click.echo(
