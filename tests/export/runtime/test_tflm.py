@@ -187,8 +187,8 @@ def test_without_its_package_it_says_what_to_install(micro_bundle, monkeypatch):
 
 
 def test_an_evaluation_learns_on_it(micro_bundle, runtime, run):
-    examples = np.load(run / "examples.npz")
-    classes = ClassImages.from_arrays(examples["image"], examples["label"])
+    with np.load(run / "examples.npz") as examples:
+        classes = ClassImages.from_arrays(examples["image"], examples["label"])
     sampler = EpisodeSampler(classes, ways=4, shots=(1, 3), queries=3)
     figures = evaluate_episodes(runtime, sampler, 20)
     expected = evaluate_episodes(open_bundle(micro_bundle, "onnx"), sampler, 20)
