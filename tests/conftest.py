@@ -24,9 +24,13 @@ hypothesis.settings.load_profile("anil")
 
 
 def pytest_collection_finish() -> None:
-    """Keeps what the imports made out of every later search for garbage, a tenth of all time."""
+    """Keeps what the imports made out of later searches for garbage, and these rare.
+
+    They took a fifth of all time.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -25,6 +25,7 @@ def first_cell(repository, tmp_path):
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         environment["IPYTHONDIR"] = str(tmp_path / "ipython")
         environment.pop("PHOTOS", None)
+        environment.pop("VIRTUAL_ENV", None)  # IPython warns of another one
         if photos is not None:
             environment["PHOTOS"] = photos
         command = [sys.executable, "-m", "IPython", "--colors=NoColor", str(program)]
