@@ -29,13 +29,14 @@ def with_views(backbone: keras.Model, views: Views, length: float | None = None)
         A model `[B, H, W, C] -> [B, D]`.
 
     Raises:
-        ValueError: There are no views of that name, or the backbone does not take pictures.
+        ValueError: There are no views of that name, or the backbone does not take pictures of one
+            size.
     """
     if views not in VIEWS:
         raise ValueError(f"views must be one of {sorted(VIEWS)}. Received: {views!r}")
-    if len(backbone.input_shape) != 4:
+    if len(backbone.input_shape) != 4 or None in backbone.input_shape[1:]:
         raise ValueError(
-            "views are for backbones of pictures [B, H, W, C]. "
+            "views are for backbones of pictures [B, H, W, C] of one size. "
             f"Received: a backbone of {list(backbone.input_shape)}"
         )
     image = keras.Input(backbone.input_shape[1:], name="image", dtype=backbone.inputs[0].dtype)

@@ -59,3 +59,6 @@ def test_views_that_do_not_exist_or_fit_are_refused(backbone):
         with_views(backbone, "rotated")
     with pytest.raises(ValueError, match=r"pictures.*Received: .*\[None, 128, 6\]"):
         with_views(backbones.conv1d((128, 6)), "moved")
+    any_size = backbones.conv4_strided((None, None, 1), filters=4)
+    with pytest.raises(ValueError, match=r"of one size.*Received: .*\[None, None, None, 1\]"):
+        with_views(any_size, "moved")
