@@ -19,6 +19,7 @@ from anil_tf.metrics import mean_and_ci95
 from anil_tf.nil import predict_by_cosines
 from anil_tf.similarity import as_rows, linear_cka, svcca
 from anil_tf.support.json_files import write_json
+from anil_tf.support.keras_private import output_of
 from anil_tf.support.progress import track
 from anil_tf.training.run import FinishedRun
 from anil_tf.training.speed import measure_speed
@@ -219,7 +220,7 @@ def _make_probe(
     They are those of every block, and the logits where there is a head.
     """
     backbone = model.backbone
-    outputs = [layers[-1].output for layers in blocks.values()]
+    outputs = [output_of(layers[-1]) for layers in blocks.values()]
     probe = keras.Model(backbone.inputs, [*outputs, backbone.outputs[0]])
 
     def order(values: Sequence[tf.Tensor], trainable: bool) -> list[tf.Tensor]:

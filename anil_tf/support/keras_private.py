@@ -17,6 +17,7 @@ PRIVATE_NAMES = {
     "keras.Model._aggregate_additional_loss": "Scales a regularisation loss for the replicas.",
     "keras.Model._loss_tracker": "The metric `loss` that a custom `train_step` has to update.",
     "keras.Model._flatten_layers": "Lists the layers of a model, nested ones included.",
+    "keras.Model._get_node_attribute_at_index": "Reads what a nested model returns.",
     "keras.Model._symbolic_build": "Creates the metrics' variables before a checkpoint is read.",
     "keras.Model._maybe_symbolic_build": "Overridden: it fails on several machines.",
     "keras.Model._distribute_strategy": "The strategy of a model, None if there is none.",
@@ -46,6 +47,14 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Metric:
 def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """All layers of a model, those of nested models included."""
     return list(model._flatten_layers())
+
+
+def output_of(layer: keras.layers.Layer) -> keras.KerasTensor:
+    """The output of a layer in the graph that it is a part of.
+
+    Where the layer is itself a model, `layer.output` is that of its own graph.
+    """
+    return layer._get_node_attribute_at_index(0, "output_tensors", "output")
 
 
 def build_metrics(model: keras.Model, batch: Any) -> None:

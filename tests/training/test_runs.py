@@ -16,6 +16,7 @@ from PIL import Image
 
 from anil_tf.datasets.images import ClassImages
 from anil_tf.training import train as training
+from anil_tf.training.analyze import analyze
 from anil_tf.training.evaluate import describe, evaluate_episodes, evaluate_path
 from anil_tf.training.keras_runtime import KerasRuntime
 from anil_tf.training.recipe import Recipe, read_recipe
@@ -224,6 +225,8 @@ def test_a_run_with_views_trains_on_one_and_ends_as_a_model_of_several(run, tree
     mean = (plain(images) + plain(images[:, :, ::-1])) / 2
     np.testing.assert_allclose(seen(images), mean, rtol=1e-4, atol=1e-5)
     assert 0 <= evaluate_path(tmp_path / "run", tree)["accuracy"] <= 1
+    analysis = analyze(tmp_path / "run", tree, tasks=2)  # the trained backbone is one layer here
+    assert list(analysis["similarity"]) == ["conv4", "head"]
     for wrong in ("algorithm=maml", "model.norm=task"):
         with pytest.raises(
             ValueError, match=r"use model\.views=single\. Received: .*views=mirrored"
