@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("anil")
 def pytest_collection_finish() -> None:
     """Keeps what the imports made out of later searches for garbage, and these rare.
 
-    They took a fifth of all time.
+    They took up to a fifth of a file's time.
     """
     gc.collect()
     gc.freeze()

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import keras
 
@@ -13,8 +13,8 @@ from anil_tf.maml import BOIL, MAML
 from anil_tf.metrics import EpisodeAccuracy, EpisodeMeanSquaredError
 from anil_tf.model import ANIL
 from anil_tf.nil import NIL, Pretrained
-from anil_tf.training.recipe.tables import Precision, Recipe
-from anil_tf.views import Views, with_views
+from anil_tf.training.recipe.tables import Precision, Recipe, Views
+from anil_tf.views import with_views
 
 ALGORITHMS: dict[str, type[EpisodicModel]] = {
     "anil": ANIL,
@@ -32,7 +32,7 @@ POLICIES: dict[Precision, str] = {
 
 
 def build_model(
-    recipe: Recipe, classes: int | None = None, views: Literal["single"] | Views = "single"
+    recipe: Recipe, classes: int | None = None, views: Views = "single"
 ) -> EpisodicModel:
     """The compiled model of a recipe, initialised from its seed, as it is trained.
 

@@ -16,6 +16,7 @@ from anil_tf.datasets.splits import SplitRule
 from anil_tf.export.signatures import MAX_STEPS
 
 Precision = Literal["float32", "bfloat16", "float16"]
+Views = Literal["single", "mirrored", "moved"]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 # `name`, `name/config` or either with `:version`. TFDS would take `namespace:name` too, and run the
 # code that it downloads from there.
@@ -169,7 +170,7 @@ class ModelTable(Table):
     inner_loop: Literal["auto", "tape", "gram"] = "auto"
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     norm: Literal["batch", "frozen", "support", "task"] = "batch"
-    views: Literal["single", "mirrored", "moved"] = "single"
+    views: Views = "single"
     image_weight: Annotated[float, Field(ge=0)] = 0.0
 
 
