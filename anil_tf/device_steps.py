@@ -60,6 +60,18 @@ class DeviceFit(DistributedFit):
             )
         return moved
 
+    def copied_ahead(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        """Batches of the host that are on the GPU before their step begins, if there is a GPU.
+
+        Args:
+            batches: A data set without an end: on the GPU, Keras would not see how long it is, and
+                run a phantom step in each epoch.
+        """
+        gpus = tf.config.list_logical_devices("GPU") if self._is_alone() else []
+        if not gpus:
+            return batches
+        return batches.apply(tf.data.experimental.prefetch_to_device(gpus[0].name))
+
     @contextlib.contextmanager
     def drawing(self, plan: Plan | None) -> Iterator[None]:
         """Context manager in which `fit` reads indices of a plan's episodes, if there is a plan."""

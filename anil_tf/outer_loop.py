@@ -75,8 +75,8 @@ class OuterLoop(DeviceFit):
             given.setdefault("shuffle", False)  # Keras warns that it cannot shuffle a data set
         plan, counted = plan_of(x), given.get("steps_per_epoch") is not None
         drawing = plan and self.plan_on_device(plan)
+        runs_on = bool(plan and not drawing and not counted and self._may_run_on(plan))
         if plan and (drawing or not counted):
-            runs_on = not drawing and self._may_run_on(plan)
             moved = None
             if given.get("epochs", 1) > 1 and not counted:
                 episodes, callbacks = NewEpisodes(plan, runs_on), given.get("callbacks")
@@ -103,6 +103,8 @@ class OuterLoop(DeviceFit):
                 check_labels(validation[0], validation[1], self.ways)
             if drawing:
                 check_sampler(drawing.sampler, self.ways)
+        if runs_on:
+            given["x"] = self.copied_ahead(given["x"])
         with labels_in_one_line(), self.drawing(drawing):
             return super().fit(**given)
 
